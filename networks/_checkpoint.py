@@ -1,0 +1,71 @@
+"""Checkpoints: written atomically, read without unpickling, checked before use; and seeded random weights."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch draws from `seed`; afterwards the caller's random state is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def save(path: Path, state: Mapping) -> None:
+    """Write `state` to `path` so that `path` is at every moment the old or the new file, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Mapping:
+    """The object in a checkpoint file, on the CPU. FileNotFoundError or ValueError, naming the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bad zip: RuntimeError; not plain tensors: UnpicklingError; truncated: EOFError, …
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"cannot read checkpoint {path}: {reason}") from error
+    if not isinstance(state, Mapping):
+        raise ValueError(f"cannot read checkpoint {path}: it holds a {type(state).__name__}, not a state dict")
+    return state
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | os.PathLike) -> nn.Module:
+    """Put the weights `state` (any floating dtype) into `model` as float32 and return it in eval mode.
+
+    ValueError, naming `source` and the entries, for missing or unexpected keys, wrong shapes, values that are
+    not floating point tensors, and NaN or infinite weights. `model` may be on the "meta" device.
+    """
+    wanted = model.state_dict()
+    problems = []
+    if missing := [key for key in wanted if key not in state]:
+        problems.append(f"missing {', '.join(missing)}")
+    if extra := [str(key) for key in state if key not in wanted]:
+        problems.append(f"unexpected {', '.join(extra)}")
+    for key, parameter in wanted.items():
+        if key not in state:
+            continue
+        weight = state[key]
+        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            found = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+            problems.append(f"{key} is {found}, a floating point tensor is wanted")
+        elif weight.shape != parameter.shape:
+            problems.append(f"{key} has shape {tuple(weight.shape)}, {tuple(parameter.shape)} is wanted")
+        elif not weight.isfinite().all():
+            problems.append(f"{key} holds NaN or infinite values")
+    if problems:
+        raise ValueError(f"checkpoint {source} does not fit this network: {'; '.join(problems)}")
+    model.load_state_dict({key: weight.float() for key, weight in state.items()}, strict=True, assign=True)
+    return model.eval()
