@@ -1,0 +1,10 @@
+"""Certified local Lipschitz bounds of ReLU networks.
+
+Reproduces and extends P. Avant and K. A. Morgansen, Analytical Bounds on the Local Lipschitz Constants of ReLU
+Networks, IEEE TNNLS 2023, doi 10.1109/TNNLS.2023.3273228.
+"""
+
+from .bounds import Bound, global_bound, local_bound
+from .layers import UnsupportedLayerError
+
+__all__ = ["Bound", "UnsupportedLayerError", "global_bound", "local_bound"]

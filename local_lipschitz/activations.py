@@ -1,0 +1,138 @@
+"""The nonlinear layers, by what a bound may know of them.
+
+An activation is known by its *anchored secant slopes*: for z = φ(y) and |y − y0| ≤ h, φ(y) − φ(y0) = s·(y − y0) with
+s in [s_lo, s_hi]. Max pooling is known by its windows. Source: docs/joint_bound.md; Avant & Morgansen 2023, Section III.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .linear import Shape
+
+
+@dataclass(frozen=True)
+class PiecewiseLinear:
+    """A continuous, elementwise, piecewise linear φ with φ(0) = `at_zero`.
+
+    knots: where the slope changes, in ascending order; slopes: one more than knots, from left to right, each a
+    number or a tensor that broadcasts against the layer's input (PReLU has a slope a channel).
+    """
+
+    knots: tuple[float, ...]
+    slopes: tuple[float | Tensor, ...]
+    at_zero: float = 0.0
+
+    def apply(self, y: Tensor) -> Tensor:
+        """φ(y)."""
+        if self is RELU:
+            return F.relu(y)
+        z = self.cast(self.slopes[0], y) * y + self.at_zero
+        for knot, left, right in zip(self.knots, self.slopes, self.slopes[1:], strict=False):
+            bend = self.cast(right, y) - self.cast(left, y)
+            z = z + bend * (F.relu(y - knot) - max(-knot, 0.0))
+        return z
+
+    def secant_slopes(self, y0: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """(s_lo, s_hi), the range of (φ(y) − φ(y0)) / (y − y0) over 0 < |y − y0| ≤ h; both 0 where h = 0.
+
+        y0, h (B, ...). The secant slope towards one side is the average of the slopes it crosses, weighted by the
+        part of the way spent in each; its extremes lie at the end of the way, at a knot on it, or at its start.
+        No difference of nearly equal values of φ is ever taken, so tiny h lose no digits.
+        """
+        candidates = []
+        for side in (1.0, -1.0):
+            ways = [h] + [side * (knot - y0) for knot in self.knots]
+            for way in ways:
+                inside = (way > 0) & (way <= h)
+                slope = self._average_slope(y0, torch.where(inside, way, h), side)
+                candidates.append(slope)
+            candidates.append(self._slope_beside(y0, side))
+        s = torch.stack(torch.broadcast_tensors(*candidates))
+        constant = h <= 0
+        return s.amin(0).masked_fill(constant, 0.0), s.amax(0).masked_fill(constant, 0.0)
+
+    def _average_slope(self, y0: Tensor, way: Tensor, side: float) -> Tensor:
+        """Average of φ' between y0 and y0 + side·way, (B, ...); 0 ways are left to the caller."""
+        way = torch.where(way > 0, way, 1.0)
+        # the part of the way that lies before each knot, in walking order
+        knots, slopes = (self.knots, self.slopes) if side > 0 else (self.knots[::-1], self.slopes[::-1])
+        average, before = torch.zeros_like(y0), torch.zeros_like(y0)
+        for knot, slope in zip(knots, slopes, strict=False):
+            here = (side * (knot - y0) / way).clamp(0.0, 1.0)
+            average = average + self.cast(slope, y0) * (here - before)
+            before = here
+        return average + self.cast(slopes[-1], y0) * (1.0 - before)
+
+    def _slope_beside(self, y0: Tensor, side: float) -> Tensor:
+        """The slope of the piece that one enters when one leaves y0 to this side."""
+        slope = self.cast(self.slopes[0], y0).expand_as(y0)
+        for knot, right in zip(self.knots, self.slopes[1:], strict=True):
+            entered = y0 >= knot if side > 0 else y0 > knot
+            slope = torch.where(entered, self.cast(right, y0), slope)
+        return slope
+
+    @staticmethod
+    def cast(slope: float | Tensor, like: Tensor) -> Tensor:
+        """A slope as a tensor of like's dtype and device."""
+        return torch.as_tensor(slope, dtype=like.dtype, device=like.device)
+
+
+RELU = PiecewiseLinear(knots=(0.0,), slopes=(0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Max pooling over the last two dimensions of (B, *in_shape), in_shape = (C, H, W)."""
+
+    in_shape: Shape
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    ceil_mode: bool
+
+    def apply(self, y: Tensor) -> Tensor:
+        """The largest element of each window, (B, *out_shape)."""
+        return F.max_pool2d(y, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+    @cached_property
+    def out_shape(self) -> Shape:
+        return tuple(self.apply(torch.zeros(1, *self.in_shape)).shape[1:])
+
+    @cached_property
+    def windows(self) -> Tensor:
+        """(windows, elements): the indices into a flattened H·W channel that each window reads, −1 for padding."""
+        (H, W), (H_out, W_out) = self.in_shape[1:], self.out_shape[1:]
+        rows, columns = self._reads(0, H, H_out), self._reads(1, W, W_out)  # (H_out, k_h), (W_out, k_w)
+        rows, columns = rows[:, None, :, None], columns[None, :, None, :]
+        index = torch.where((rows >= 0) & (columns >= 0), rows * W + columns, -1)
+        return index.reshape(H_out * W_out, -1)
+
+    def _reads(self, axis: int, length: int, windows: int) -> Tensor:
+        """(windows, kernel): the positions along one axis that each window reads, −1 outside."""
+        start = torch.arange(windows) * self.stride[axis] - self.padding[axis]
+        at = start[:, None] + torch.arange(self.kernel[axis]) * self.dilation[axis]
+        return torch.where((at >= 0) & (at < length), at, -1)
+
+    @cached_property
+    def overlap(self) -> int:
+        """The largest number of windows that one input element falls in; ‖Δ pooled‖ ≤ √overlap · ‖Δ input‖.
+
+        ⌈k_h/s_h⌉·⌈k_w/s_w⌉ for dilation 1; counted exactly here, for any dilation.
+        """
+        index = self.windows
+        return int(torch.bincount(index[index >= 0]).max())
+
+
+def pool_anything(pool: MaxPool, mask: Tensor) -> Tensor:
+    """True where any element of the window is; mask (B, *in_shape) bool."""
+    return pool.apply(mask.to(torch.float32)) > 0.5
+
+
+Nonlinear = PiecewiseLinear | MaxPool

@@ -1,0 +1,240 @@
+"""A network as named layers that know their inputs by name; a chain is the simplest graph.
+
+Between two nonlinear layers lies a *stage*: everything affine from the nonlinear layers it reads (its sources, or the
+network's input) to the input of the next nonlinear layer, or to the network's output. Bounds are computed stage by stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .activations import Nonlinear
+from .linear import LinearMap, Reshape, Shape, size
+
+INPUT = "input"
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of several layers of one shape (a residual connection)."""
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Several layers side by side along one dimension, counted with the batch dimension."""
+
+    dim: int
+    sizes: tuple[int, ...]
+
+
+Op = LinearMap | Sum | Concat | Nonlinear
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: `name` reads the layers `inputs` (INPUT is the network's input) and gives (B, *shape).
+
+    A linear map adds `bias`, which broadcasts against (B, *shape).
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    op: Op
+    shape: Shape
+    bias: Tensor | None = None
+
+    @property
+    def is_linear(self) -> bool:
+        return isinstance(self.op, LinearMap | Sum | Concat)
+
+    def apply(self, xs: list[Tensor | None]) -> Tensor | None:
+        """The linear part, without bias. An input that is None is zero, and so is what depends on nothing else."""
+        if all(x is None for x in xs):
+            return None
+        if isinstance(self.op, LinearMap):
+            return self.op.apply(xs[0])
+        if isinstance(self.op, Sum):
+            return sum(x for x in xs if x is not None)
+        like = next(x for x in xs if x is not None)
+        return torch.cat([self._zeros(like, i) if x is None else x for i, x in enumerate(xs)], self.op.dim)
+
+    def adjoint(self, y: Tensor) -> list[Tensor]:
+        """The adjoint of the linear part: one tensor for each input."""
+        if isinstance(self.op, LinearMap):
+            return [self.op.adjoint(y)]
+        if isinstance(self.op, Sum):
+            return [y] * len(self.inputs)
+        return list(y.split(self.op.sizes, self.op.dim))
+
+    def _zeros(self, like: Tensor, i: int) -> Tensor:
+        shape = list(like.shape)
+        shape[self.op.dim] = self.op.sizes[i]
+        return like.new_zeros(shape)
+
+    def entries(self, change: Callable[[Tensor], Tensor]) -> Layer:
+        """The layer with `change` applied to each entry of its linear map, and without bias."""
+        op = self.op.entries(change) if isinstance(self.op, LinearMap) else self.op
+        return replace(self, op=op, bias=None)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The affine part between the nonlinear layers `sources` and the layer `reader` that reads its result.
+
+    `reader` is None for the last stage, the network's output. `layers` may be empty: then `target` is the one source.
+    """
+
+    reader: Layer | None
+    target: str
+    sources: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    in_shapes: Mapping[str, Shape]
+    out_shape: Shape
+
+    @property
+    def name(self) -> str:
+        """What results call this stage: the last layer in it that computes anything, else the layer that reads it."""
+        computing = [layer.name for layer in self.layers if not isinstance(layer.op, Reshape)]
+        reader = self.reader.name if self.reader else self.target
+        return computing[-1] if computing else reader
+
+    def to(self, dtype: torch.dtype) -> Stage:
+        """The same linear stage in another dtype (without biases)."""
+        return replace(self, layers=tuple(layer.entries(lambda a: a.to(dtype)) for layer in self.layers))
+
+    def affine(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The stage with its biases, in the dtype of the values; weights are converted a layer at a time."""
+        known = dict(values)
+        for layer in self.layers:
+            dtype = known[layer.inputs[0]].dtype
+            known[layer.name] = layer.entries(lambda a: a.to(dtype)).apply([known[i] for i in layer.inputs])  # noqa: B023
+            if layer.bias is not None:
+                known[layer.name] = known[layer.name] + layer.bias.to(dtype)
+        return known[self.target]
+
+    def apply(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Σ_s A_s x_s for the given sources; those left out are zero."""
+        known: dict[str, Tensor | None] = dict(values)
+        for layer in self.layers:
+            known[layer.name] = layer.apply([known.get(i) for i in layer.inputs])
+        return known[self.target]
+
+    def adjoint(self, y: Tensor) -> dict[str, Tensor]:
+        """A_sᵀ y for every source s."""
+        known: dict[str, Tensor] = {self.target: y}
+        for layer in reversed(self.layers):
+            for name, x in zip(layer.inputs, layer.adjoint(known.pop(layer.name)), strict=True):
+                known[name] = known[name] + x if name in known else x
+        return known
+
+    def matrix(self, source: str, like: Tensor) -> Tensor:
+        """A_source as a dense matrix (size of out_shape, size of the source's shape), in the dtype of `like`."""
+        stage, shape = self.to(like.dtype), self.in_shapes[source]
+        m, n = size(self.out_shape), size(shape)
+        if m < n:
+            unit = torch.eye(m, dtype=like.dtype, device=like.device).reshape(m, *self.out_shape)
+            return stage.adjoint(unit)[source].reshape(m, n)
+        unit = torch.eye(n, dtype=like.dtype, device=like.device).reshape(n, *shape)
+        return stage.apply({source: unit}).reshape(n, m).mT
+
+    @property
+    def terms(self) -> int:
+        """The largest number of products summed in one element of any of the layers."""
+        return max([layer.op.terms for layer in self.layers if isinstance(layer.op, LinearMap)], default=1)
+
+    @property
+    def cost(self) -> int:
+        """Multiplications in one application."""
+        return sum(layer.op.cost for layer in self.layers if isinstance(layer.op, LinearMap))
+
+    def row_norms(self, source: str, d: Tensor) -> Tensor:
+        """‖a_iᵀ D‖ for every row i of A_source, D = diag(d), d (B, *shape) in 0/1; (B, *out_shape), in d's dtype.
+
+        Exact (to rounding) for one affine layer with any number of reshapes, diagonal maps and paddings around it,
+        by Σ_j a_ij² d_j; an upper bound, by the triangle inequality, where several affine layers follow one another
+        or branches of the same source meet. Weights are converted a layer at a time.
+        """
+        squares: dict[str, Tensor | None] = {source: d}
+        single = {source: True}  # no column of the map so far holds more than one entry
+        for layer in self.layers:
+            inputs = [squares.get(i) for i in layer.inputs]
+            below = all(single.get(i, True) for i in layer.inputs)
+            if isinstance(layer.op, LinearMap) and not (below or layer.op.one_per_row):
+                absolute = layer.entries(lambda a: a.to(d.dtype).abs())
+                squares[layer.name] = _square(absolute.apply([_sqrt(q) for q in inputs]))
+                single[layer.name] = False
+            elif isinstance(layer.op, Sum):
+                squares[layer.name] = _square(layer.apply([_sqrt(q) for q in inputs]))
+                single[layer.name] = False
+            else:
+                squares[layer.name] = layer.entries(lambda a: a.to(d.dtype).square()).apply(inputs)
+                single[layer.name] = below and getattr(layer.op, "one_per_column", True)
+        # a convolution routine may return a rounding below zero where the sum is zero
+        return squares[self.target].clamp(min=0.0).sqrt()
+
+
+def _sqrt(q: Tensor | None) -> Tensor | None:
+    return None if q is None else q.clamp(min=0.0).sqrt()
+
+
+def _square(h: Tensor | None) -> Tensor | None:
+    return None if h is None else h.square()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network: layers in topological order; the last one is the output."""
+
+    in_shape: Shape
+    layers: tuple[Layer, ...]
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        return {INPUT: self.in_shape} | {layer.name: layer.shape for layer in self.layers}
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """One stage for each nonlinear layer, in order, and one for the output."""
+        ends = [(layer, layer.inputs[0]) for layer in self.layers if not layer.is_linear]
+        output = self.layers[-1].name if self.layers else INPUT
+        return tuple(self._stage(reader, target) for reader, target in [*ends, (None, output)])
+
+    @property
+    def out_shape(self) -> Shape:
+        return self.layers[-1].shape if self.layers else self.in_shape
+
+    @property
+    def norm_count(self) -> int:
+        """The number of (stage, source) pairs."""
+        return sum(len(stage.sources) for stage in self.stages)
+
+    @property
+    def cost(self) -> int:
+        """Multiplications in the affine part of one forward pass."""
+        return sum(stage.cost for stage in self.stages)
+
+    def _stage(self, reader: Layer | None, target: str) -> Stage:
+        needed, layers = {target}, []
+        for layer in reversed(self.layers):
+            if layer.name in needed and layer.is_linear:
+                needed.remove(layer.name)
+                needed.update(layer.inputs)
+                layers.append(layer)
+        sources = tuple(name for name in self.shapes if name in needed)
+        in_shapes = {name: self.shapes[name] for name in sources}
+        return Stage(reader, target, sources, tuple(reversed(layers)), in_shapes, self.shapes[target])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's output at x (B, *in_shape), computed in the dtype of x."""
+        values = {INPUT: x}
+        for stage in self.stages:
+            y = stage.affine({name: values[name] for name in stage.sources})
+            if stage.reader is None:
+                return y
+            values[stage.reader.name] = stage.reader.op.apply(y)
+        raise AssertionError("the last stage has no reader")

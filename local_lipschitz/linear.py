@@ -1,0 +1,215 @@
+"""Each affine layer as a linear map A: apply it, apply its adjoint, change its entries.
+
+A map never forms its matrix. What a bound needs of the entries it gets by running the same layer with other
+weights: `A.entries(torch.square)` is the map with entries a_ij², so `A.entries(torch.square).apply(d)` is
+Σ_j a_ij² d_j, the squared row norms of A·diag(√d) in a single pass; `A.entries(torch.abs)` gives Σ_j |a_ij| d_j.
+
+Tensors are batch first, (B, *in_shape) -> (B, *out_shape). Biases live in the layer (graph.py), not here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """A: (B, *in_shape) -> (B, *out_shape). Subclasses say how.
+
+    `one_per_row` (`one_per_column`): no row (column) of A holds more than one non-zero entry. Such maps may be
+    composed with any other without two products of entries ever being summed, so that the squared entries of the
+    composition are the composition of the squared entries (see `Stage.row_norms`).
+    """
+
+    in_shape: Shape
+    out_shape: Shape
+    one_per_row: ClassVar[bool] = False
+    one_per_column: ClassVar[bool] = False
+
+    def apply(self, x: Tensor) -> Tensor:
+        """A x for x (B, *in_shape)."""
+        raise NotImplementedError
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Aᵀ y for y (B, *out_shape)."""
+        raise NotImplementedError
+
+    def entries(self, change: Callable[[Tensor], Tensor]) -> LinearMap:
+        """The map whose entries are change(a_ij), for an elementwise `change` with change(0) = 0."""
+        return self
+
+    def to(self, dtype: torch.dtype) -> LinearMap:
+        """The same map in another dtype."""
+        return self.entries(lambda a: a.to(dtype))
+
+    @property
+    def terms(self) -> int:
+        """The largest number of products summed in one element of A x or Aᵀ y."""
+        return 1
+
+    @property
+    def cost(self) -> int:
+        """Multiplications in A x."""
+        return size(self.out_shape) * self.terms
+
+
+@dataclass(frozen=True)
+class Dense(LinearMap):
+    """nn.Linear on the last dimension; weight (out, in)."""
+
+    weight: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y @ self.weight
+
+    def entries(self, change: Callable[[Tensor], Tensor]) -> Dense:
+        return replace(self, weight=change(self.weight))
+
+    @property
+    def terms(self) -> int:
+        return max(self.weight.shape)
+
+    @property
+    def cost(self) -> int:
+        return self.weight.numel() * size(self.in_shape[:-1])
+
+
+@dataclass(frozen=True)
+class Convolution(LinearMap):
+    """Conv1d/2d, or its transpose; weight as torch keeps it. `in_shape` is what `apply` reads, in either direction.
+
+    `output_padding` is what a transposed convolution needs to return to the larger of the two shapes.
+    """
+
+    weight: Tensor
+    stride: Shape
+    padding: Shape
+    dilation: Shape
+    groups: int
+    output_padding: Shape
+    transposed: bool = False
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.transposed)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self._convolve(y, not self.transposed)
+
+    def _convolve(self, x: Tensor, transposed: bool) -> Tensor:
+        output_padding = self.output_padding if transposed else (0,) * len(self.stride)
+        return torch.convolution(
+            x, self.weight, None, self.stride, self.padding, self.dilation, transposed, output_padding, self.groups
+        )
+
+    def entries(self, change: Callable[[Tensor], Tensor]) -> Convolution:
+        return replace(self, weight=change(self.weight))
+
+    @property
+    def terms(self) -> int:
+        return self.weight.numel() // min(self.weight.shape[:2])
+
+    @property
+    def cost(self) -> int:
+        return self.weight.numel() * min(size(self.in_shape[1:]), size(self.out_shape[1:]))
+
+
+@dataclass(frozen=True)
+class Diagonal(LinearMap):
+    """x -> scale · x, elementwise; scale broadcasts against in_shape (batch norm, a constant factor)."""
+
+    scale: Tensor
+    one_per_row: ClassVar[bool] = True
+    one_per_column: ClassVar[bool] = True
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.scale * x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.scale * y
+
+    def entries(self, change: Callable[[Tensor], Tensor]) -> Diagonal:
+        return replace(self, scale=change(self.scale))
+
+
+@dataclass(frozen=True)
+class Reshape(LinearMap):
+    """The same numbers in another shape (flatten, view)."""
+
+    one_per_row: ClassVar[bool] = True
+    one_per_column: ClassVar[bool] = True
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], *self.out_shape)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.reshape(y.shape[0], *self.in_shape)
+
+
+@dataclass(frozen=True)
+class Separable(LinearMap):
+    """x -> rows · x · columnsᵀ on the last two dimensions: average pooling and padding of every kind.
+
+    rows (H_out, H_in), columns (W_out, W_in).
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    @cached_property
+    def one_per_row(self) -> bool:  # type: ignore[override]
+        return all(bool((factor != 0).sum(1).max() <= 1) for factor in (self.rows, self.columns))
+
+    @cached_property
+    def one_per_column(self) -> bool:  # type: ignore[override]
+        return all(bool((factor != 0).sum(0).max() <= 1) for factor in (self.rows, self.columns))
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.rows @ x @ self.columns.mT
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.rows.mT @ y @ self.columns
+
+    def entries(self, change: Callable[[Tensor], Tensor]) -> Separable:
+        return replace(self, rows=change(self.rows), columns=change(self.columns))
+
+    @property
+    def terms(self) -> int:
+        return max(self.rows.shape) + max(self.columns.shape)
+
+
+def convolution(
+    weight: Tensor,
+    in_shape: Shape,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+    groups: int,
+) -> Convolution:
+    """The map of a zero-padded convolution, for inputs of shape `in_shape` = (C, *spatial)."""
+    spatial, kernel = in_shape[1:], weight.shape[2:]
+    out, left_over = [], []
+    for size, k, s, p, d in zip(spatial, kernel, stride, padding, dilation, strict=True):
+        steps, rest = divmod(size + 2 * p - d * (k - 1) - 1, s)
+        out.append(steps + 1)
+        left_over.append(rest)
+    return Convolution(
+        in_shape, (weight.shape[0], *out), weight, stride, padding, dilation, groups, tuple(left_over)
+    )
+
+
+def size(shape: Shape) -> int:
+    """Number of elements of a tensor of this shape."""
+    return math.prod(shape)

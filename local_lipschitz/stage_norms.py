@@ -1,0 +1,81 @@
+"""The norm ‖R A D‖ of one stage: R and D diagonal, A the stage's affine map from one of its sources."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .graph import Stage
+from .linear import Reshape, size
+from .spectral import DENSE_SIDE, Norms, Operator, dense_norms, lanczos_norms
+
+DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
+
+
+class StageNorms:
+    """Computes the norms of one bound and adds up what they cost.
+
+    Called with (stage, source, r, live) it returns (B,) float64: certified upper bounds of ‖R A D‖, or converged
+    estimates for `certified=False`. The failure probability is shared out evenly over `count` norms.
+    """
+
+    def __init__(
+        self, dtype: torch.dtype, count: int, tolerance: float, failure_probability: float, certified: bool, seed: int
+    ) -> None:
+        self.dtype, self.tolerance, self.certified = dtype, tolerance, certified
+        self.share = failure_probability / count
+        self.generator = torch.Generator().manual_seed(seed)
+        self.failure_spent = 0.0 if certified else 1.0
+        self.work = 0.0  # multiplications spent, in forward-plus-adjoint passes of a stage
+
+    def __call__(self, stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Tensor:
+        """‖R A_source D‖; r (1 or B, *out_shape) or None for R = I, live (1 or B, *source shape) bool."""
+        if all(isinstance(layer.op, Reshape) for layer in stage.layers):
+            return _diagonal_norms(stage, r, live)
+        if min(size(stage.out_shape), size(stage.in_shapes[source])) <= DENSE_SIDE:
+            norms = _dense(stage, source, r, live)
+        else:
+            norms = lanczos_norms(self._operator(stage, source, r, live), self.tolerance, self.share, self.generator)
+        self.work += norms.passes * stage.cost
+        if not self.certified:
+            return norms.estimate
+        self.failure_spent += norms.failure_probability
+        return norms.upper
+
+    def _operator(self, stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Operator:
+        """R A D as a batch of operators on flat vectors, in the working dtype."""
+        in_shape, out_shape = stage.in_shapes[source], stage.out_shape
+        cast, d = stage.to(self.dtype), live.to(self.dtype)
+        R = 1.0 if r is None else r.to(self.dtype)
+        batch = max(live.shape[0], 1 if r is None else r.shape[0])
+
+        def apply(v: Tensor) -> Tensor:
+            return (R * cast.apply({source: d * v.reshape(-1, *in_shape)})).reshape(batch, -1)
+
+        def adjoint(u: Tensor) -> Tensor:
+            return (d * cast.adjoint(R * u.reshape(-1, *out_shape))[source]).reshape(batch, -1)
+
+        return Operator(
+            batch, size(out_shape), size(in_shape), apply, adjoint, self.dtype, live.device, stage.terms,
+            row_mask=None if r is None else r, column_mask=live,
+        )  # fmt: skip
+
+
+def _diagonal_norms(stage: Stage, r: Tensor | None, live: Tensor) -> Tensor:
+    """A only renumbers: the norm is the largest r_i over the live elements."""
+    d = live.double().flatten(1)
+    return d.amax(1) if r is None else (r.flatten(1) * d).amax(1)
+
+
+def _dense(stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Norms:
+    """Dense norms in float64, a part of the batch at a time."""
+    A = stage.matrix(source, live.new_zeros((), dtype=torch.float64))
+    batch = max(live.shape[0], 1 if r is None else r.shape[0])
+    columns = live.double().flatten(1).expand(batch, -1)
+    rows = columns.new_ones(batch, A.shape[0]) if r is None else r.flatten(1).expand(batch, -1)
+    part = max(1, DENSE_ELEMENTS // A.numel())
+    upper = [
+        dense_norms(rows_part[:, :, None] * A * columns_part[:, None, :])
+        for rows_part, columns_part in zip(rows.split(part), columns.split(part), strict=True)
+    ]
+    return Norms(torch.cat([n.estimate for n in upper]), torch.cat([n.upper for n in upper]), 0.0, 0)
