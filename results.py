@@ -1,0 +1,82 @@
+"""Result files: plain arrays with the settings that made them; written whole or not at all, never unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def save(path: Path, arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Write `arrays` (anything np.asarray makes plain) and `settings` (JSON) to an .npz: the old file or the new one.
+
+    The file is written beside its place, flushed to the disk and renamed, so a kill or a full disk loses nothing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = {name: np.asarray(value) for name, value in arrays.items()}
+    if objects := [name for name, value in plain.items() if value.dtype.hasobject]:
+        raise ValueError(f"{path}: {', '.join(objects)} would have to be pickled; plain arrays are wanted")
+    texts = {"settings": _text(settings), "made_with": _text(made_with())}
+    beside = path.with_name(path.name + ".unfinished")
+    try:
+        with open(beside, "wb") as file:
+            np.savez(file, **plain, **{name: np.array(text) for name, text in texts.items()})
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written ({error.strerror or error}); what was there before is untouched") from None
+
+
+def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays, settings) of a file that `save` wrote; ValueError for a truncated or foreign file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        settings = json.loads(str(arrays.pop("settings")))
+        arrays.pop("made_with")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is truncated or not a result file ({_line(error)}); move it away to start anew") from None
+    return arrays, settings
+
+
+def resume(path: Path, settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of an earlier run with the same settings; {} if there is none; ValueError if its settings differ."""
+    if not path.exists():
+        return {}
+    arrays, earlier = load(path)
+    wanted = json.loads(_text(settings))
+    if earlier != wanted:
+        keys = sorted(k for k in earlier.keys() | wanted.keys() if earlier.get(k) != wanted.get(k))
+        differ = ", ".join(f"{k} {_short(earlier.get(k))} there, {_short(wanted.get(k))} now" for k in keys)
+        raise ValueError(f"{path} was made with other settings ({differ}); use the same, --overwrite, or move it away")
+    return arrays
+
+
+def made_with() -> dict[str, str]:
+    """Versions and machine, for the record; not part of what a resumed run compares."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "device": device}
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
