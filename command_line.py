@@ -49,5 +49,5 @@ def run(main: Callable[[], None]) -> None:
         print(f"{sys.argv[0]}: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{sys.argv[0]}: interrupted; what was saved is complete, the same command goes on from there", file=sys.stderr)
+        print(f"{sys.argv[0]}: interrupted; the same command goes on from what was saved", file=sys.stderr)
         sys.exit(130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 
 def save(path: Path, arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -33,7 +35,8 @@ def save(path: Path, arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written ({error.strerror or error}); what was there before is untouched") from None
+        reason = error.strerror or error
+        raise OSError(f"{path} cannot be written ({reason}); what was there before is untouched") from None
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -46,7 +49,8 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is truncated or not a result file ({_line(error)}); move it away to start anew") from None
+        reason = _line(error)
+        raise ValueError(f"{path} is truncated or not a result file ({reason}); move it away to start anew") from None
     return arrays, settings
 
 
@@ -61,6 +65,15 @@ def resume(path: Path, settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
         differ = ", ".join(f"{k} {_short(earlier.get(k))} there, {_short(wanted.get(k))} now" for k in keys)
         raise ValueError(f"{path} was made with other settings ({differ}); use the same, --overwrite, or move it away")
     return arrays
+
+
+def fingerprint(net: nn.Module, x0: torch.Tensor) -> str:
+    """A short hash of the weights and the nominal input: results of different networks are not mixed."""
+    digest = hashlib.sha256()
+    for name, tensor in [*net.state_dict().items(), ("x0", x0)]:
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def made_with() -> dict[str, str]:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 MAX_STEPS = 400
-CHECK_EVERY = 6
 DENSE_SIDE = 256  # a dense eigenvalue problem of this size costs a few milliseconds
 
 
@@ -98,7 +97,7 @@ def lanczos_norms(
     if operator.rows < operator.columns:
         operator = operator.transpose()
     batch, n = operator.batch, operator.columns
-    tiny = torch.finfo(operator.dtype).tiny
+    tiny, eps = torch.finfo(operator.dtype).tiny, torch.finfo(operator.dtype).eps
     live, v = torch.full((batch,), n), _gaussian(operator, generator)
     if operator.column_mask is not None:
         kept = operator.column_mask.reshape(-1, n) != 0
@@ -108,7 +107,7 @@ def lanczos_norms(
     steps = min(max_steps, max(1, int(live.max())))
     basis = v.new_empty(batch, min(steps, 32), n)
     estimate, upper, done = torch.zeros(batch).double(), torch.zeros(batch).double(), torch.zeros(batch).bool()
-    a, b = [], []
+    a, b, next_check = [], [], min(8, steps)
     for k in range(1, steps + 1):
         if k > basis.shape[1]:
             basis = torch.cat([basis, torch.empty_like(basis)], 1)
@@ -116,17 +115,18 @@ def lanczos_norms(
         # α_k = a_k², β_k = a_k b_k: kept as factors, so that nothing overflows in float32
         u = operator.apply(v)
         a.append(_norm(u))
-        w = operator.adjoint(u / a[-1].clamp(min=tiny).to(v)[:, None])
-        for _ in range(2):  # full reorthogonalisation, twice is enough
-            w = w - (basis[:, :k].mT @ (basis[:, :k] @ w[:, :, None]))[:, :, 0]
+        w = operator.adjoint(u / a[-1].clamp(min=tiny).to(v)[:, None]) - a[-1].to(v)[:, None] * v
+        w = _orthogonal(w, basis[:, :k])  # against all, so that rounding brings no found direction back
         b.append(_norm(w))
         v = w / b[-1].clamp(min=tiny).to(v)[:, None]
-        if k % CHECK_EVERY == 0 or k == steps:
-            floor = torch.finfo(operator.dtype).eps
-            theta, above = _ritz_bounds(torch.stack(a, 1).cpu(), torch.stack(b, 1).cpu(), live, failure_probability, floor)
+        if k == next_check:
+            next_check = min(steps, k + 4 + k // 8)
+            ritz = Ritz.from_steps(torch.stack(a, 1).cpu(), torch.stack(b, 1).cpu(), live, failure_probability, eps)
             # a matrix keeps the value it first converged to: the same alone as in any batch
-            estimate, upper = torch.where(done, estimate, theta), torch.where(done, upper, above)
-            done |= upper <= estimate * (1.0 + tolerance)
+            fresh = ~done if k == steps else ~done & ritz.below(tolerance)
+            if bool(fresh.any()):
+                estimate, upper = torch.where(fresh, ritz.lower(), estimate), torch.where(fresh, ritz.upper(), upper)
+            done |= fresh
             if bool(done.all()):
                 break
     slack = rounding_slack(operator.dtype, operator.terms)
@@ -134,34 +134,68 @@ def lanczos_norms(
     return Norms(estimate.to(**to), (upper * (1.0 + slack)).to(**to), failure_probability, k)
 
 
-def _ritz_bounds(a: Tensor, b: Tensor, live: Tensor, eta: float, floor: float) -> tuple[Tensor, Tensor]:
-    """(√θ_1, √λ_up) from k Lanczos steps: a, b (B, k) with α = a², β = ab; live (B,) the dimension of the space.
+@dataclass(frozen=True)
+class Ritz:
+    """What k Lanczos steps tell of the largest eigenvalue λ_1 of MᵀM, for a batch of B matrices, on the CPU in float64.
 
-    The start vector's component along the top eigenvector exceeds t = η√(π/2n) with probability 1 − η, and
-    |γ_1| p_k(λ_1) ≤ 1 for p_k(λ) = Π(λ − θ_i)/Πβ_j: so λ_1 ≤ λ_up where log p_k(λ_up) = −log t.
+    With Ritz values θ_1 > … > θ_k and off-diagonal entries β_1 … β_k, p_k(λ) = Π(λ − θ_i)/Πβ_j satisfies
+    |γ_1| p_k(λ_1) ≤ 1 for the start vector's component γ_1 along the top eigenvector, and |γ_1| ≥ t = η√(π/2n) with
+    probability 1 − η. So λ_1 ≤ θ_1 + x as soon as log p_k(θ_1 + x) = Σ log(x + gap_i) − Σ log β_j ≥ −log t.
+
+    unit: (B,) the scale of M, taken out of the rest. top: (B,) θ_1. gaps: (B, k) θ_1 − θ_i. target: (B,) Σ log β_j − log t.
+    exhausted: (B,) the basis spans the whole space, θ_1 = λ_1.
     """
-    k = a.shape[1]
-    unit = a.amax(1).clamp(min=torch.finfo(torch.float64).tiny)  # the scale of M
-    a, b = a / unit[:, None], b / unit[:, None]
-    off = a * b
-    T = torch.diag_embed(a**2) + torch.diag_embed(off[:, :-1], 1) + torch.diag_embed(off[:, :-1], -1)
-    theta = torch.linalg.eigvalsh(T)  # (B, k), ascending
-    top = theta[:, -1:].clamp(min=0.0)
-    gaps = (top - theta).clamp(min=0.0)
 
-    # a β below the rounding of the products is noise: the Krylov space is exhausted, but not to more than this
-    log_beta = torch.log(off.clamp(min=floor)).sum(1)
-    log_t = math.log(eta) + 0.5 * torch.log(math.pi / (2.0 * live.clamp(min=1).double()))
-    target = log_beta - log_t  # Σ log(x + gap_i) = target, x = λ_up − θ_1
-    low, high = torch.full_like(target, math.log(1e-20)), (target / k).clamp(min=math.log(1e-19))
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        beyond = torch.log(middle.exp()[:, None] + gaps).sum(1) >= target
-        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
-    x = torch.where(live <= k, 0.0, high.exp())  # the basis spans the whole space: θ_1 is the eigenvalue
-    nothing = a.amax(1) == 0.0
-    top = top[:, 0]
-    return unit * top.sqrt(), torch.where(nothing, 0.0, unit * (top + x).sqrt())
+    unit: Tensor
+    top: Tensor
+    gaps: Tensor
+    target: Tensor
+    exhausted: Tensor
+
+    @classmethod
+    def from_steps(cls, a: Tensor, b: Tensor, live: Tensor, eta: float, eps: float) -> Ritz:
+        """From a, b (B, k) with α_j = a_j², β_j = a_j b_j; live (B,) dimensions; eps of the products' dtype."""
+        unit = a.amax(1).clamp(min=torch.finfo(torch.float64).tiny)
+        a, b = a / unit[:, None], b / unit[:, None]
+        beta = a * b
+        T = torch.diag_embed(a**2) + torch.diag_embed(beta[:, :-1], 1) + torch.diag_embed(beta[:, :-1], -1)
+        theta = torch.linalg.eigvalsh(T)  # ascending
+        top = theta[:, -1].clamp(min=0.0)
+        # a β below the rounding of the products is noise: the Krylov space is exhausted, but not to more than this
+        log_beta = torch.log(beta.clamp(min=eps)).sum(1)
+        log_t = math.log(eta) + 0.5 * torch.log(math.pi / (2.0 * live.clamp(min=1).double()))
+        exhausted = (live <= a.shape[1]) | (top == 0.0)
+        return cls(unit, top, (top[:, None] - theta).clamp(min=0.0), log_beta - log_t, exhausted)
+
+    def certified(self, x: Tensor) -> Tensor:
+        """Whether λ_1 ≤ θ_1 + x is certain enough, (B,) bool."""
+        return self.exhausted | (torch.log(x[:, None] + self.gaps).sum(1) >= self.target)
+
+    def below(self, tolerance: float) -> Tensor:
+        """Whether √λ_1 ≤ √θ_1·(1 + tolerance) is certain enough, (B,) bool."""
+        return self.certified(self.top * ((1.0 + tolerance) ** 2 - 1.0))
+
+    def lower(self) -> Tensor:
+        """√θ_1, (B,)."""
+        return self.unit * self.top.sqrt()
+
+    def upper(self) -> Tensor:
+        """√(θ_1 + x) for the smallest certified x, by bisection in log x, (B,)."""
+        k = self.gaps.shape[1]
+        low = torch.full_like(self.target, math.log(1e-20))
+        high = (self.target / k).clamp(min=math.log(1e-19))  # certified, since every gap ≥ 0
+        for _ in range(40):
+            middle = 0.5 * (low + high)
+            enough = self.certified(middle.exp())
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return self.unit * (self.top + torch.where(self.exhausted, 0.0, high.exp())).sqrt()
+
+
+def _orthogonal(w: Tensor, basis: Tensor) -> Tensor:
+    """w (B, n) less its components along the orthonormal basis (B, k, n)."""
+    if w.shape[0] == 1:  # a matrix times a vector is faster without the batch
+        return torch.addmv(w[0], basis[0].T, basis[0] @ w[0], alpha=-1)[None]
+    return torch.baddbmm(w[:, None], w[:, None] @ basis.mT, basis, alpha=-1)[:, 0]
 
 
 def _gaussian(operator: Operator, generator: torch.Generator | None) -> Tensor:

@@ -1,0 +1,114 @@
+"""Lipschitz bounds against ε: random and gradient lower bounds, global, local and joint upper bounds.
+
+    python calculate_bounds.py
+    python calculate_bounds.py --network cifar10 --no-random --eps-max 2 --points 30
+    python calculate_bounds_plot.py
+
+Writes data/<network>/{random,gradient,global,local,joint}.npz, each ε as soon as it is known. The same command goes on
+where a stopped one left off; other settings are refused unless --overwrite is given. To switch the network, edit the
+import below or give --network; to put your own in, see networks/template.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import command_line
+import results
+from batches import in_batches
+from local_lipschitz import global_bound, local_bound
+from local_lipschitz.lower import gradient_lower_bound, random_lower_bound
+from networks import mnist as network
+
+compute_random = True
+compute_gradient = True
+compute_global = True
+compute_local = True
+
+LARGEST_BATCH = 3_000_000  # numbers in the inputs that a batch of ε may hold in the widest layer
+
+
+def arguments() -> argparse.Namespace:
+    """The command line; the switches above are its defaults."""
+    options = command_line.parser(__doc__, network)
+    for name in ("random", "gradient", "global", "local"):
+        default = globals()[f"compute_{name}"]
+        options.add_argument(
+            f"--{name}", action=argparse.BooleanOptionalAction, default=default, help=f"the {name} bound"
+        )
+    options.add_argument("--eps-min", type=float, help="smallest ε, normalised units (default: the network's)")
+    options.add_argument("--eps-max", type=float, help="largest ε (default: the network's)")
+    options.add_argument("--points", type=int, default=30, help="number of ε, evenly spaced in log ε (default: 30)")
+    options.add_argument("--samples", type=int, default=100_000, help="random samples an ε (default: 100000)")
+    options.add_argument("--tolerance", type=float, default=2e-3, help="of one spectral norm (default: 2e-3)")
+    options.add_argument("--overwrite", action="store_true", help="start anew instead of resuming")
+    return options.parse_args()
+
+
+def sweep(path: Path, eps: Tensor, settings: dict[str, Any], batch: int, compute: Callable[[Tensor], Tensor]) -> None:
+    """Fill `path` with compute(eps) for every ε, `batch` at a time, saved after each; goes on where a run stopped."""
+    value = np.full(len(eps), np.nan)
+    earlier = results.resume(path, settings)
+    done = int(np.isfinite(earlier["value"]).sum()) if earlier else 0
+    value[:done] = earlier["value"][:done] if earlier else []
+    with tqdm(total=len(eps), initial=done, desc=f"{path.stem:>9}", unit="ε") as progress:
+        for part, bound in in_batches(lambda part: compute(eps[part]), done, len(eps), batch):
+            value[part] = bound.cpu().numpy()
+            results.save(path, {"eps": eps.cpu().numpy(), "value": value}, settings)
+            progress.update(part.stop - part.start)
+
+
+def methods(net: nn.Module, x0: Tensor, args: argparse.Namespace) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What each switched-on method computes for several ε at once."""
+    certificate = {"tolerance": args.tolerance, "seed": args.seed}
+    everything = {
+        "random": lambda eps: random_lower_bound(net, x0, eps, args.samples, args.seed),
+        "gradient": lambda eps: gradient_lower_bound(net, x0, eps, seed=args.seed),
+        "global": lambda eps: global_bound(net, x0, **certificate).value.expand(len(eps)),
+        "local": lambda eps: local_bound(net, x0, eps, **certificate).value,
+    }
+    return {name: compute for name, compute in everything.items() if getattr(args, name)}
+
+
+def main() -> None:
+    args = arguments()
+    network, net, x0 = command_line.load_network(args)
+    eps_min, eps_max = args.eps_min or network.eps_min, args.eps_max or network.eps_max
+    if not 0 < eps_min <= eps_max or args.points < 1 or args.samples < 1:
+        raise ValueError(f"ε from {eps_min} to {eps_max} at {args.points} points with {args.samples} samples is empty")
+    eps = torch.logspace(np.log10(eps_min), np.log10(eps_max), args.points, dtype=torch.float64, device=x0.device)
+    common = {"network": network.name, "weights": results.fingerprint(net, x0), "random_weights": args.random_weights}
+    common |= {"seed": args.seed, "eps_min": eps_min, "eps_max": eps_max, "points": args.points}
+    of_method = {"random": {"samples": args.samples}, "gradient": {}}
+
+    for name, compute in methods(net, x0, args).items():
+        path = network.data_dir / f"{name}.npz"
+        if args.overwrite:
+            path.unlink(missing_ok=True)
+        settings = common | of_method.get(name, {"tolerance": args.tolerance})
+        batch = {"local": batch_of(net, x0), "global": len(eps)}.get(name, 1)
+        sweep(path, eps, settings, batch, compute)
+    print(f"results in {network.data_dir}; the figure: python calculate_bounds_plot.py --network {args.network}")
+
+
+def batch_of(net: nn.Module, x0: Tensor) -> int:
+    """How many ε to compute at once: as many as keep the widest layer's batch moderate."""
+    widest = [x0.numel()]
+    hooks = [m.register_forward_hook(lambda m, i, out: widest.append(out.numel())) for m in net.modules()]
+    with torch.no_grad():
+        net(x0)
+    for hook in hooks:
+        hook.remove()
+    return max(1, LARGEST_BATCH // max(widest))
+
+
+if __name__ == "__main__":
+    command_line.run(main)

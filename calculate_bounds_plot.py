@@ -1,0 +1,121 @@
+"""The figure of calculate_bounds.py: upper and lower bounds of the local Lipschitz constant against ε.
+
+    python calculate_bounds_plot.py
+    python calculate_bounds_plot.py --network alexnet --log --inset
+
+Reads data/<network>/*.npz, writes data/<network>/bounds.png and .pdf and prints the numbers. --log gives a logarithmic
+vertical axis, which is also taken when the bounds span more than two decades; --linear refuses it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib
+import numpy as np
+
+import command_line
+import networks
+import results
+from networks import mnist as network
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+# upper bounds are drawn through, lower bounds dashed; the truth lies between
+STYLES = {
+    "global": {"label": "global upper bound", "color": "0.35", "marker": "", "linestyle": "-"},
+    "local": {"label": "local upper bound (paper)", "color": "tab:red", "marker": "o", "linestyle": "-"},
+    "joint": {"label": "joint upper bound", "color": "tab:blue", "marker": "s", "linestyle": "-"},
+    "gradient": {"label": "lower bound, gradient ascent", "color": "tab:green", "marker": "^", "linestyle": "--"},
+    "random": {"label": "lower bound, random samples", "color": "tab:olive", "marker": "v", "linestyle": "--"},
+}
+LOWER = ("gradient", "random")
+
+
+def read_curves(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], bool]:
+    """(ε, value) of every result file there is, finished or not; and whether the weights were random ones.
+
+    What is found within a ball lies within every larger one: lower bounds are drawn as their running maximum.
+    """
+    curves, random_weights = {}, False
+    for name in STYLES:
+        path = folder / f"{name}.npz"
+        if not path.exists():
+            continue
+        arrays, settings = results.load(path)
+        known = np.isfinite(arrays["value"])
+        value = arrays["value"][known]
+        curves[name] = arrays["eps"][known], np.maximum.accumulate(value) if name in LOWER else value
+        random_weights |= settings["random_weights"]
+    if not curves:
+        raise ValueError(f"no results in {folder}; run calculate_bounds.py first")
+    return curves, random_weights
+
+
+def draw(curves: dict, title: str, log: bool, image: np.ndarray | None) -> plt.Figure:
+    """Bounds against ε, logarithmic in ε."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for name, (eps, value) in curves.items():
+        axes.plot(eps, value, markersize=4, linewidth=1.5, **STYLES[name])
+    axes.set_xscale("log")
+    axes.set_yscale("log" if log else "linear")
+    if not log:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel("radius ε of the ball around the nominal input (normalised units)")
+    axes.set_ylabel("Lipschitz constant, anchored at the nominal input")
+    axes.set_title(title)
+    axes.grid(True, which="major", alpha=0.3)
+    axes.legend(fontsize=8, framealpha=0.9)
+    if image is not None:
+        inset = axes.inset_axes((0.02, 0.68, 0.2, 0.3))
+        inset.imshow(image, cmap="gray" if image.ndim == 2 else None)
+        inset.set_xticks([])
+        inset.set_yticks([])
+    return figure
+
+
+def nominal_image(network: ModuleType) -> np.ndarray:
+    """The nominal input as pixels, (H, W) or (H, W, 3)."""
+    if network.box is None:
+        raise ValueError(f"--inset: the input of {network.name} is not an image")
+    black, white = network.box
+    pixels = ((network.x0 - black) / (white - black)).clamp(0, 1)[0].permute(1, 2, 0)
+    return pixels.squeeze(-1).numpy()
+
+
+def table(curves: dict) -> str:
+    """Every third ε as a row."""
+    eps = max((eps for eps, _ in curves.values()), key=len)
+    lines = ["         ε" + "".join(f"{name:>12}" for name in curves)]
+    for i in sorted({*range(0, len(eps), 3), len(eps) - 1}):
+        cells = [f"{value[i]:12.5g}" if i < len(value) else " " * 12 for _, value in curves.values()]
+        lines.append(f"{eps[i]:10.4g}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    options = command_line.parser(__doc__, network)
+    scale = options.add_mutually_exclusive_group()
+    scale.add_argument("--log", action="store_true", help="logarithmic vertical axis")
+    scale.add_argument("--linear", action="store_true", help="linear vertical axis")
+    options.add_argument("--inset", action="store_true", help="the nominal image in the corner; global and local only")
+    args = options.parse_args()
+    chosen = networks.load(args.network)
+    curves, random_weights = read_curves(chosen.data_dir)
+    if args.inset:
+        curves = {name: curve for name, curve in curves.items() if name in ("global", "local")} or curves
+    values = np.concatenate([value[value > 0] for _, value in curves.values()])
+    log = args.log or (not args.linear and values.max() > 100 * values.min())
+    title = f"{chosen.name}{', random weights' if random_weights else ''}"
+    figure = draw(curves, title, log, nominal_image(chosen) if args.inset else None)
+    for suffix in ("png", "pdf"):
+        path = chosen.data_dir / f"bounds.{suffix}"
+        figure.savefig(path, dpi=160, metadata={"CreationDate": None} if suffix == "pdf" else None)
+        print(f"wrote {path}")
+    print(table(curves))
+
+
+if __name__ == "__main__":
+    command_line.run(main)
