@@ -6,9 +6,9 @@ A network module has
     classes                             a name for each output
     eps_min, eps_max                    the range of ε of its figure, in normalised units
 and may have
-    name, data_dir                      what results are called and where they go: its file name and data/<name>
-    box                                 (lowest, highest) input, normalised; for images the black and the white one
-    pixel_scale                         std of each channel: pixel difference = normalised difference · pixel_scale
+    name, data_dir                      name and folder of its results (else: its file name, data/<name>)
+    box                                 (lowest, highest) input, normalised (images: black and white)
+    pixel_scale                         std: pixel difference = normalised difference · pixel_scale
     load_image(path)                    an image file as an input, (1, C, H, W), normalised
     test_set(data_dir)                  labelled test data: pairs (normalised input, label)
 Files whose name starts with an underscore or ends in _train or _draw are not networks.

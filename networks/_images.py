@@ -36,7 +36,7 @@ def read_image(path: str | os.PathLike, mode: str, size: tuple[int, int] | None 
 
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] < 255:
+        if np.asarray(image.getchannel("A")).min() < 255:
             raise ValueError(f"cannot read image {path}: it has transparent pixels; flatten it on a background first")
     elif image.mode not in EIGHT_BIT_MODES:
         # convert() would clip a 16-bit image to white without a word.

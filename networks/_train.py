@@ -27,7 +27,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, prepare: Prepare)
     """Fraction of `images` (uint8) that `model` gives their label, in eval mode."""
     model.eval()
     correct = 0
-    for batch, truth in zip(images.split(500), labels.split(500)):
+    for batch, truth in zip(images.split(500), labels.split(500), strict=True):
         correct += (model(prepare(batch.to(device))).argmax(1) == truth.to(device)).sum().item()
     return correct / len(images)
 
@@ -49,7 +49,9 @@ def fit(
     second call with the same settings continues from there to the same weights as an undisturbed run: every
     random number of an epoch follows from `seed` and the epoch. ValueError if the file is of other settings.
     """
-    model.to(device)
+    if epochs < 1:
+        raise ValueError(f"{epochs} epochs; at least 1 is wanted")
+    model.to(device).to(memory_format=torch.channels_last)  # a quarter faster on a CPU
     optimizer = torch.optim.Adam(model.parameters(), lr=peak)
     settings = {"epochs": epochs, "batch_size": batch_size, "peak": peak, "seed": seed, "images": len(images)}
     first = 0
@@ -87,6 +89,6 @@ def fit(
 
 def finish(model: nn.Module, path: Path, state_file: Path) -> None:
     """Write the weights to `path` and remove the file of the unfinished training."""
-    _checkpoint.save(path, {key: value.cpu() for key, value in model.state_dict().items()})
+    _checkpoint.save(path, {key: value.cpu().contiguous() for key, value in model.state_dict().items()})
     state_file.unlink(missing_ok=True)
     print(f"wrote {path}")

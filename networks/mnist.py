@@ -4,9 +4,9 @@ import os
 from collections import OrderedDict
 from pathlib import Path
 
-import torchvision
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torchvision.datasets import MNIST
 
 from networks import ROOT
 from networks._checkpoint import load_weights, read, seeded
@@ -65,10 +65,12 @@ def load_image(path: str | os.PathLike) -> Tensor:
 def test_set(data_dir: str | os.PathLike) -> Dataset:
     """The 10,000 test digits from torchvision's MNIST under `data_dir`: pairs of (1, 28, 28) and label."""
     root = Path(data_dir)
-    find_data(root / "MNIST" / "raw", "MNIST", f"`python networks/mnist_train.py --data {root}` downloads it")
-    return torchvision.datasets.MNIST(
-        root, train=False, download=False, transform=lambda image: normalise(to_tensor(image))[0]
-    )
+    images = root / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    find_data(images, "MNIST", f"`python networks/mnist_train.py --data {root}` downloads it")
+    try:
+        return MNIST(root, train=False, download=False, transform=lambda image: normalise(to_tensor(image))[0])
+    except (RuntimeError, AssertionError) as error:  # labels missing; not an IDX file
+        raise ValueError(f"{images.parent}: cannot read MNIST: {error}") from error
 
 
 x0 = load_image(data_dir / "8.png")

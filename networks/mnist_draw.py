@@ -8,6 +8,7 @@ writes data/mnist/8.png. The digit is the project's own; no MNIST image is used.
 import math
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 SCALE = 32  # drawn this much larger, then averaged: antialiasing
@@ -15,7 +16,7 @@ SIZE = 28
 
 
 def eight(pen: float = 1.2, slant: float = 0.15, height: float = 8.6) -> Image.Image:
-    """A handwritten 8: one closed stroke of radius `pen` that crosses itself, narrower at the top, leaning right."""
+    """A handwritten 8: one stroke of radius `pen` that crosses itself, narrower at the top, leaning right."""
     image = Image.new("L", (SIZE * SCALE, SIZE * SCALE))
     draw = ImageDraw.Draw(image)
     steps = 2000
@@ -31,13 +32,10 @@ def eight(pen: float = 1.2, slant: float = 0.15, height: float = 8.6) -> Image.I
 
 def centred(image: Image.Image) -> Image.Image:
     """The image shifted so that its centre of mass is its middle, reduced to 28×28."""
-    pixels = image.resize((SIZE * 4, SIZE * 4), Image.Resampling.BOX).load()
-    points = [(x, y, pixels[x, y]) for x in range(SIZE * 4) for y in range(SIZE * 4)]
-    mass = sum(value for _, _, value in points)
-    middle_x = sum((x + 0.5) * value for x, _, value in points) / mass / 4
-    middle_y = sum((y + 0.5) * value for _, y, value in points) / mass / 4
-    shift = (round((SIZE / 2 - middle_x) * SCALE), round((SIZE / 2 - middle_y) * SCALE))
-    return ImageChops.offset(image, *shift).resize((SIZE, SIZE), Image.Resampling.BOX)
+    ink = np.asarray(image, dtype=float)
+    middle = (SIZE * SCALE - 1) / 2
+    down, right = (round(middle - (place * ink).sum() / ink.sum()) for place in np.indices(ink.shape))
+    return ImageChops.offset(image, right, down).resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 import torchvision
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs as a file, too
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a file, too
 
-from networks import mnist  # noqa: E402
-from networks._train import accuracy, finish, fit  # noqa: E402
+from command_line import run
+from networks import ROOT, mnist
+from networks._train import accuracy, finish, fit
 
 
 def load_digits(root: Path, train: bool) -> tuple[Tensor, Tensor]:
@@ -54,7 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
+    run(main)

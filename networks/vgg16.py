@@ -1,0 +1,23 @@
+"""VGG-16 as torchvision has it, trained on ImageNet."""
+
+import torchvision
+from torch import nn
+from torchvision.models import VGG16_Weights
+
+from networks import ROOT, _imagenet
+
+name = "vgg16"
+data_dir = ROOT / "data" / name
+weights = VGG16_Weights.IMAGENET1K_V1
+classes = weights.meta["categories"]
+eps_min, eps_max = 0.001, 3.0
+
+box, pixel_scale = _imagenet.box, _imagenet.std
+load_image = _imagenet.load_image
+test_set = None  # ImageNet cannot be had without an account
+x0 = load_image(_imagenet.nominal)
+
+
+def net(random_weights: bool = False, seed: int = 0) -> nn.Module:
+    """(B, 3, 224, 224) -> (B, 1000), with torchvision's weights, or with random ones drawn from `seed`."""
+    return _imagenet.pretrained(torchvision.models.vgg16, weights, random_weights, seed)
