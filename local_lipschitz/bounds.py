@@ -54,7 +54,7 @@ def global_bound(
     check_input(x0)
     graph = read(net, x0)
     norms = StageNorms(x0.dtype, graph.norm_count, tolerance, failure_probability, certified, seed)
-    return _finish(graph, propagate(graph, x0[:1], None, norms), norms, check_outputs(outputs, graph, x0.shape[0]))
+    return finish(graph, propagate(graph, x0[:1], None, norms), norms, check_outputs(outputs, graph, x0.shape[0]))
 
 
 def local_bound(
@@ -80,7 +80,7 @@ def local_bound(
     eps = check_eps(eps, x0)
     graph = read(net, x0)
     norms = StageNorms(x0.dtype, graph.norm_count, tolerance, failure_probability, certified, seed)
-    return _finish(graph, propagate(graph, x0, eps, norms), norms, check_outputs(outputs, graph, eps.shape[0]))
+    return finish(graph, propagate(graph, x0, eps, norms), norms, check_outputs(outputs, graph, eps.shape[0]))
 
 
 
@@ -160,7 +160,7 @@ def _stage_gain(
 
 
 @torch.no_grad()
-def _finish(graph: Graph, before: Propagated, norms: StageNorms, outputs: Tensor) -> Bound:
+def finish(graph: Graph, before: Propagated, norms: StageNorms, outputs: Tensor) -> Bound:
     """The bound of the whole network, or of each of its `outputs` (B, K, m): the last stage has no slopes."""
     stage, batch = graph.stages[-1], outputs.shape[0]
     sources = {name: before.sources[name] for name in stage.sources}
