@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -34,7 +35,8 @@ def save(path: Path, arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> 
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
         reason = error.strerror or error
         raise OSError(f"{path} cannot be written ({reason}); what was there before is untouched") from None
 

@@ -38,6 +38,11 @@ class PiecewiseLinear:
             z = z + bend * (F.relu(y - knot) - max(-knot, 0.0))
         return z
 
+    def difference(self, y0: Tensor, dy: Tensor) -> Tensor:
+        """φ(y0 + dy) − φ(y0) without cancellation: to relative rounding, however small dy is."""
+        right, left = self._average_slope(y0, dy, 1.0), self._average_slope(y0, -dy, -1.0)
+        return torch.where(dy > 0, right, left) * dy
+
     def secant_slopes(self, y0: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """(s_lo, s_hi), the range of (φ(y) − φ(y0)) / (y − y0) over 0 < |y − y0| ≤ h; both 0 where h = 0.
 
@@ -100,6 +105,15 @@ class MaxPool:
     def apply(self, y: Tensor) -> Tensor:
         """The largest element of each window, (B, *out_shape)."""
         return F.max_pool2d(y, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+    def difference(self, y0: Tensor, dy: Tensor) -> Tensor:
+        """The change of the pooled values when y0 (1, *in_shape) becomes y0 + dy, without cancellation."""
+        args = (self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+        _, winner = F.max_pool2d(y0 + dy, *args, return_indices=True)
+        at = winner.flatten(2)
+        y0_there = y0.expand_as(dy).flatten(2).gather(2, at)
+        change = (y0_there - self.apply(y0).flatten(2)) + dy.flatten(2).gather(2, at)
+        return change.reshape(winner.shape)
 
     @cached_property
     def out_shape(self) -> Shape:
