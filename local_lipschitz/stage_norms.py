@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -10,6 +14,7 @@ from .linear import Reshape, size
 from .spectral import DENSE_SIDE, Norms, Operator, dense_norms, lanczos_norms
 
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
+TINY_COST = 1_000_000  # multiplications
 
 
 class StageNorms:
@@ -35,7 +40,9 @@ class StageNorms:
         if min(size(stage.out_shape), size(stage.in_shapes[source])) <= DENSE_SIDE:
             norms = _dense(stage, source, r, live)
         else:
-            norms = lanczos_norms(self._operator(stage, source, r, live), self.tolerance, self.share, self.generator)
+            operator = self._operator(stage, source, r, live)
+            with _kernels_for(operator.batch * stage.cost, live.device):
+                norms = lanczos_norms(operator, self.tolerance, self.share, self.generator)
         self.work += norms.passes * stage.cost
         if not self.certified:
             return norms.estimate
@@ -59,6 +66,22 @@ class StageNorms:
             batch, size(out_shape), size(in_shape), apply, adjoint, self.dtype, live.device, stage.terms,
             row_mask=None if r is None else r, column_mask=live,
         )  # fmt: skip
+
+
+@contextmanager
+def _kernels_for(cost: int, device: torch.device) -> Iterator[None]:
+    """On the CPU, oneDNN takes longer to set up a tiny convolution than torch's own kernel takes to compute it."""
+    if device.type != "cpu" or cost > TINY_COST:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some builds of torch warn of GPU settings here
+        onednn = torch.backends.mkldnn.flags(enabled=False)
+        onednn.__enter__()
+    try:
+        yield
+    finally:
+        onednn.__exit__(None, None, None)
 
 
 def _diagonal_norms(stage: Stage, r: Tensor | None, live: Tensor) -> Tensor:
