@@ -1,0 +1,213 @@
+"""The joint bound with the rows of all uncertain groups at hand, in float64 (docs/joint_bound.md, sections 3 to 5).
+
+For networks whose uncertain neurons are a few thousand: one backward pass a group gives its row of [Q T], and from
+then on everything is dense linear algebra in the number of groups, whatever the size of the network.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .joint_multipliers import Point, log_norm, newton
+from .joint_network import Network
+from .joint_passes import Random, layer_gain
+
+CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
+LIMIT = 2500  # groups
+WORK = 2e11  # multiplications spent on rows
+P_NORMS = (8.0, 64.0)
+SLACK = 1e-9  # of S and W, outward: float64 rounding of products over at most some 10⁵ terms
+
+
+def rows(network: Network, seeds: Tensor | int) -> tuple[Tensor, Tensor]:
+    """[N P] for the output rows `seeds` (k, m), or [Q T] of the last `seeds` groups: (k, n) and (k, groups before)."""
+    last = isinstance(seeds, int)
+    k, G = (seeds if last else len(seeds)), network.groups
+    deltas, ws = [], []
+    part = max(1, CHUNK // network.widest)
+    for first in range(0, k, part):
+        size = min(part, k - first)
+        f, v = network.like.new_zeros(size, network.out_size), network.like.new_zeros(size, G)
+        if last:
+            v[:, G - k + first : G - k + first + size].fill_diagonal_(1.0)
+        else:
+            f = seeds[first : first + size]
+        delta, w = network.adjoint(f, v)
+        deltas.append(delta)
+        ws.append(w[:, : G - k] if last else w)
+    return torch.cat(deltas), torch.cat(ws)
+
+
+class DenseGroups:
+    """The matrices Q, T and multipliers μ of the groups so far, growing in the order of the layers."""
+
+    status = "dense"
+
+    def __init__(self, network: Network, cost: int, steps: int, random: Random) -> None:
+        self.network, self.cost, self.steps, self.random = network, cost, steps, random
+        like = network.like
+        self.Q = like.new_zeros(0, math.prod(network.in_shape))
+        self.QQ, self.T, self.mu = like.new_zeros(0, 0), like.new_zeros(0, 0), like.new_zeros(0)
+
+    def gains(self, network: Network, count: int) -> Tensor:
+        if count + len(self.mu) > LIMIT or network.work + count * network.cost > WORK:
+            raise TooManyGroups
+        self.candidates = Rows(self, *rows(network, count))
+        if len(self.mu):
+            self.mu = self.candidates.improve(self.mu, self.steps, None)
+        return (self.candidates.diagonal(self.mu) * (1.0 + SLACK)).sqrt()
+
+    def add(self, network: Network, kept: Tensor, g: Tensor) -> None:
+        """μ ∝ g² for the new groups, twice what makes W positive definite."""
+        k, G = len(g), len(self.mu)
+        if k == 0:
+            return
+        delta, w = self.candidates.delta[kept], self.candidates.P[kept]
+        S = self.candidates.matrix(self.mu)[kept][:, kept]
+        d = S.diagonal().clamp(min=torch.finfo(S.dtype).tiny)
+        top = _power(S / (d.sqrt()[:, None] * d.sqrt()))
+        cross = delta @ self.Q.T
+        self.QQ = torch.cat([torch.cat([self.QQ, cross.T], 1), torch.cat([cross, delta @ delta.T], 1)])
+        self.Q = torch.cat([self.Q, delta])
+        T = delta.new_zeros(G + k, G + k)
+        T[:G, :G], T[G:, :G] = self.T, w
+        self.T, self.mu = T, torch.cat([self.mu, 2.0 * top * d])
+
+    def factor(self, mu: Tensor) -> Tensor | None:
+        """The Cholesky factor of W(μ) less its slack, or None where that is not positive definite."""
+        scale = mu.rsqrt()
+        W = -(self.QQ + (self.T * mu) @ self.T.T) * scale[:, None] * scale
+        W.diagonal().add_(1.0 - SLACK)
+        L, info = torch.linalg.cholesky_ex(W)
+        return None if int(info) or not bool(torch.isfinite(L).all()) else L / scale[:, None]
+
+    def layer_gain(self, network: Network) -> float:
+        return layer_gain(network, self.mu, self.random)
+
+    def outputs(self, network: Network, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:
+        """Bounds of the whole output (1,) or of each of C (K, m): at the end, and before refinement."""
+        function = Rows(self, *rows(network, torch.eye(network.out_size).to(network.like) if C is None else C))
+        before = function.bounds(self.mu, C is not None)
+        if len(self.mu) == 0:
+            return before, before
+        best, mu = before, self.mu
+        for p in P_NORMS if C is None else (None,):
+            mu = function.improve(mu, max(1, effort // 2), p)
+            best = torch.minimum(best, function.bounds(mu, C is not None))
+        if C is not None:
+            alone = [function.row(k) for k in range(len(C))]
+            own = [row.bounds(row.improve(mu, max(1, effort // 4), None), True) for row in alone]
+            best = torch.minimum(best, torch.cat(own))
+        return best, before
+
+
+class TooManyGroups(Exception):
+    """More uncertain groups than the dense path takes."""
+
+
+class Rows:
+    """The functions [N P] on top of the groups: their matrix S(μ), what it depends on, and better multipliers."""
+
+    def __init__(self, groups: DenseGroups, delta: Tensor, w: Tensor) -> None:
+        self.groups, self.P = groups, w
+        self.NN_diagonal, self.delta = delta.square().sum(1), delta
+        self.NQ = delta @ groups.Q.T
+
+    @cached_property
+    def NN(self) -> Tensor:
+        return self.delta @ self.delta.T
+
+    def _solve(self, mu: Tensor) -> tuple[Tensor, Tensor] | None:
+        L = self.groups.factor(mu)
+        if L is None:
+            return None
+        C = self.NQ + (self.P * mu) @ self.groups.T.T
+        return L, torch.linalg.solve_triangular(L, C.T, upper=False)
+
+    def diagonal(self, mu: Tensor) -> Tensor:
+        """S_ii(μ), the squared bound of each row by itself."""
+        if len(mu) == 0:
+            return self.NN_diagonal
+        _, X = self._solve(mu)
+        return self.NN_diagonal + (self.P.square() * mu).sum(1) + X.square().sum(0)
+
+    def matrix(self, mu: Tensor) -> Tensor:
+        """S(μ)."""
+        if len(mu) == 0:
+            return self.NN
+        _, X = self._solve(mu)
+        return self.NN + (self.P * mu) @ self.P.T + X.T @ X
+
+    def bounds(self, mu: Tensor, each: bool) -> Tensor:
+        """√ of the largest eigenvalue of S(μ), (1,), or of its diagonal; valid for every μ with W(μ) ≻ 0."""
+        S = self.diagonal(mu) if each else torch.linalg.eigvalsh(self.matrix(mu))[-1:]
+        return (S * (1.0 + SLACK)).sqrt()
+
+    def row(self, k: int) -> Rows:
+        """One of the functions."""
+        return Rows(self.groups, self.delta[k : k + 1], self.P[k : k + 1])
+
+    def improve(self, mu: Tensor, steps: int, p: float | None) -> Tensor:
+        """Multipliers for a smaller mean of log S_ii (p None), or p-norm of the eigenvalues of S."""
+        theta, value = newton(lambda theta: self._point(theta.exp(), p), mu.log(), steps)
+        return theta.exp() if math.isfinite(value) else mu
+
+    def _point(self, mu: Tensor, p: float | None) -> Point | None:
+        """Value and derivatives in log μ: ∂S/∂μ_g = E_gE_gᵀ − Y_gY_gᵀ with Y = W⁻¹C, E = Pᵀ + TᵀY."""
+        solved = self._solve(mu)
+        if solved is None:
+            return None
+        L, X = solved
+        T = self.groups.T
+        Y = torch.linalg.solve_triangular(L.T, X, upper=True)  # (G, k)
+        E = self.P.T + T.T @ Y
+        if p is None:
+            S = self.NN_diagonal + (self.P.square() * mu).sum(1) + X.square().sum(0)
+            S = S.clamp(min=torch.finfo(S.dtype).tiny)
+            value, weight = float(S.log().mean()), 1.0 / (S * len(S))
+        else:
+            S, basis = torch.linalg.eigh(self.NN + (self.P * mu) @ self.P.T + X.T @ X)
+            value, weight = log_norm(S, p)
+            E, Y = E @ basis, Y @ basis
+
+        def curvature() -> Tensor:
+            # d²S = 2 RᵀW⁻¹R with R = T dμ E − dμ Y
+            inverse = torch.cholesky_inverse(L)
+            half = inverse @ T
+            cross = half.T * ((E * weight) @ Y.T)
+            H = (T.T @ half) * ((E * weight) @ E.T) - cross - cross.T + inverse * ((Y * weight) @ Y.T)
+            H *= 2.0
+            if p is not None:
+                for i, j, factor in _mixing(S, p):
+                    J = E[:, i] * E[:, j] - Y[:, i] * Y[:, j]
+                    H.addr_(J, J, alpha=factor)
+            return H * mu[:, None] * mu
+
+        return Point(value, mu * (E.square() @ weight), mu * (Y.square() @ weight), curvature)
+
+
+def _mixing(S: Tensor, p: float) -> list[tuple[int, int, float]]:
+    """(i, j, factor) of the second derivative of log ‖S‖_p by which eigenvectors turn; negligible ones left out."""
+    ratio = (S / S[-1].clamp(min=torch.finfo(S.dtype).tiny)).clamp(min=0.0)
+    total = float(ratio.pow(p).sum() * S[-1].square())
+    result = []
+    for i in range(len(S)):
+        for j in range(i + 1):
+            a, b = float(ratio[i]), float(ratio[j])
+            divided = (p - 1) * a ** (p - 2) if a - b < 1e-6 else (a ** (p - 1) - b ** (p - 1)) / (a - b)
+            if divided > 1e-3:
+                result.append((i, j, (1.0 if i == j else 2.0) * divided / total))
+    return result
+
+
+def _power(S: Tensor) -> Tensor:
+    """Roughly the largest eigenvalue of a correlation matrix, not below it by more than a few per cent."""
+    x = S.abs().sum(1)
+    for _ in range(30):
+        y = S @ x
+        x = y / y.norm().clamp(min=1e-300)
+    return (x @ (S @ x) * 1.05).clamp(min=1.0)

@@ -1,0 +1,172 @@
+"""How far each element can move: gains g with |Δy_i| ≤ g_i·‖x − x0‖ on the ball, and the slopes that follow.
+
+Gains are found block by block, each the smallest of: row norm times the gain of the layer read; the interval sum
+Σ_j |a_ij| r_j; and, where rows are affordable, the joint bound of that one element (docs/joint_bound.md, section 5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .activations import RELU, PiecewiseLinear
+from .graph import INPUT, Stage
+from .joint_network import Block, Kinks, Level, Network, Plan, tournament
+
+SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
+ROUNDING = 1e-14  # of nominal values, relative to the largest of their layer
+
+
+@dataclass(frozen=True)
+class Known:
+    """A layer that later stages read. y0 (1, *shape) float64; |Δ_i| ≤ reach_i·‖x − x0‖; ‖Δ‖ ≤ gain·‖x − x0‖."""
+
+    y0: Tensor
+    reach: Tensor
+    gain: float
+
+
+class Groups(Protocol):
+    """Keeps what is known of the uncertain groups so far, in order: one w and one v each."""
+
+    def gains(self, network: Network, count: int) -> Tensor | None:
+        """Smaller gains of the last `count` groups of `network`, which are candidates; None: not affordable."""
+
+    def add(self, network: Network, kept: Tensor, g: Tensor) -> None:
+        """Of these candidates those in `kept` (count,) bool, the last of `network`, become groups with gains g."""
+
+
+def start(x0: Tensor) -> dict[str, Known]:
+    """What is known of the input, x0 (1, *shape)."""
+    x0 = x0.double()
+    return {INPUT: Known(x0, torch.ones_like(x0), 1.0)}
+
+
+def stage_reach(stage: Stage, known: dict[str, Known]) -> Tensor:
+    """g for the output of a stage, (1, *out_shape): Σ_s min(‖a_i,s D_s‖·gain_s, Σ_j |a_ij,s| r_j)."""
+    total = None
+    absolute = replace(stage, layers=tuple(layer.entries(lambda a: a.double().abs()) for layer in stage.layers))
+    for name in stage.sources:
+        source = known[name]
+        g = stage.row_norms(name, (source.reach > 0).double()) * source.gain
+        if name != INPUT:
+            g = torch.minimum(g, absolute.apply({name: source.reach}).clamp(min=0.0))
+        total = g if total is None else total + g
+    return total * (1.0 + SLACK)
+
+
+@dataclass(frozen=True)
+class Winners:
+    """Elements of one level: nominal value, how far they can go up and down (both ≥ 0); all (C, length)."""
+
+    y0: Tensor
+    up: Tensor
+    down: Tensor
+
+
+def play(level: Level, x: Winners) -> tuple[Tensor, Tensor, Winners]:
+    """(y0, h, winners) for d = x[b] − x[a]: nominal value, reach in the direction that could change the winner."""
+    a, b = level.a, level.b
+    gap = x.y0[:, b] - x.y0[:, a]
+    h = torch.where(gap <= 0, x.up[:, b] + x.down[:, a], x.down[:, b] + x.up[:, a])
+    h = h.masked_fill((a == b)[None], 0.0)
+    a_wins = gap <= 0
+    first, second, gap = torch.where(a_wins, a, b), torch.where(a_wins, b, a), gap.abs()
+    up = torch.maximum(x.up.gather(1, first), x.up.gather(1, second) - gap)
+    down = torch.minimum(x.down.gather(1, first), x.down.gather(1, second) + gap)
+    return torch.where(a_wins, -gap, gap), h, Winners(x.y0.gather(1, first), up, down)
+
+
+def slopes(op: PiecewiseLinear, y0: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Anchored secant slopes [s_lo, s_hi], widened by what rounding of y0 may do to them; y0, h of one shape."""
+    off = ROUNDING * y0.abs().amax()
+    moves = h > 0
+    h = torch.where(moves, h * (1.0 + SLACK) + off, 0.0)
+    s_lo, s_hi = op.secant_slopes(y0, h)
+    wide = torch.where(s_hi > s_lo, off / h.clamp(min=torch.finfo(h.dtype).tiny), 0.0)
+    steepest = torch.stack(torch.broadcast_tensors(*[op.cast(s, y0) for s in op.slopes]))
+    low, high = torch.minimum(s_lo, steepest.amin(0)), torch.maximum(s_hi, steepest.amax(0))
+    return torch.maximum(s_lo - wide, low), torch.minimum(s_hi + wide, high)
+
+
+def make_kinks(s_lo: Tensor, s_hi: Tensor, index: Tensor, dtype: torch.dtype) -> Kinks:
+    """Centre and radius in the working dtype, [s_lo, s_hi] inside [c − ρ, c + ρ] on `index`; exact slopes elsewhere."""
+    c = (0.5 * (s_lo + s_hi)).to(dtype)
+    at = c.double().flatten()[index]
+    rho = torch.maximum(s_hi.flatten()[index] - at, at - s_lo.flatten()[index])
+    return Kinks(c, index, (rho * (1.0 + 4.0 * torch.finfo(dtype).eps)).to(dtype))
+
+
+def build_block(
+    network: Network, plan: Plan, known: dict[str, Known], eps: float, dtype: torch.dtype, groups: Groups
+) -> tuple[Tensor, Tensor]:
+    """Append the next block to `network`, which holds all earlier ones; nominal value and reach of its output."""
+    y0 = plan.stage.affine({name: known[name].y0 for name in plan.stage.sources})
+    reach = stage_reach(plan.stage, known)
+    levels = tournament(plan.pool, y0.device) if plan.pool else []
+    block = Block(plan, plan.stage.to(dtype), levels)
+    network.blocks.append(block)
+    y0, reach = y0[0], reach[0]
+
+    if plan.pool:
+        x = Winners(y0.flatten(1), eps * reach.flatten(1), eps * reach.flatten(1))
+        played = []
+        for level in levels:
+            d0, h, x = play(level, x)
+            played.append((d0, h))
+        y0 = x.y0.reshape(plan.pool.out_shape)
+        reach = torch.maximum(x.up, x.down).reshape(plan.pool.out_shape) / eps
+        for (d0, h), needed in zip(played, _needed(plan, levels, played, y0, reach, eps), strict=True):
+            _settle(network, block, RELU, d0, h / eps, needed, eps, dtype, groups)
+    if plan.activation is not None:
+        everywhere = torch.ones_like(y0, dtype=torch.bool)
+        reach = _settle(network, block, plan.activation, y0, reach, everywhere, eps, dtype, groups)
+        y0 = plan.activation.apply(y0)
+    return y0[None], reach[None]
+
+
+def _needed(plan: Plan, levels: list[Level], played, y0: Tensor, reach: Tensor, eps: float) -> list[Tensor]:
+    """For each level the pairs (C, pairs) whose winner can matter in the end."""
+    alive = torch.ones_like(y0, dtype=torch.bool)
+    if plan.activation is not None:
+        s_lo, s_hi = slopes(plan.activation, y0, eps * reach)
+        alive = (s_lo != 0) | (s_hi != 0)
+    alive = alive.flatten(1)
+    needed = []
+    for i in range(len(levels) - 1, -1, -1):
+        needed.append(alive)
+        if i > 0:
+            s_lo, s_hi = slopes(RELU, *played[i])
+            before = torch.zeros(alive.shape[0], len(levels[i - 1].a), dtype=torch.int32, device=alive.device)
+            before.index_add_(1, levels[i].a, (alive & (s_lo < 1)).int())
+            before.index_add_(1, levels[i].b, (alive & (s_hi > 0)).int())
+            alive = before > 0
+    return needed[::-1]
+
+
+def _settle(
+    network: Network, block: Block, op: PiecewiseLinear, y0: Tensor, g: Tensor, needed: Tensor, eps: float,
+    dtype: torch.dtype, groups: Groups,
+) -> Tensor:  # fmt: skip
+    """Append the kinks of φ = op at y0 (*shape) with gains g to `block`; the reach of φ."""
+    s_lo, s_hi = slopes(op, y0, eps * g)
+    candidate = (s_hi > s_lo) & needed
+    at = candidate.flatten().nonzero()[:, 0]
+    if len(at):
+        nothing = torch.zeros(len(at), dtype=dtype, device=y0.device)
+        block.kinks.append(Kinks(torch.zeros_like(y0, dtype=dtype), at, nothing))
+        smaller = groups.gains(network, len(at))
+        block.kinks.pop()
+        if smaller is not None:
+            g = g.flatten().index_copy(0, at, torch.minimum(g.flatten()[at], smaller * (1.0 + SLACK))).reshape(g.shape)
+            s_lo, s_hi = slopes(op, y0, eps * g)
+    uncertain = ((s_hi > s_lo) & candidate).flatten()
+    index = uncertain.nonzero()[:, 0]
+    s_lo, s_hi = (torch.where(needed, s, 0.0) for s in (s_lo, s_hi))  # what can never matter: any slope, no kink
+    block.kinks.append(make_kinks(s_lo, s_hi, index, dtype))
+    if len(at):
+        groups.add(network, uncertain[at], g.flatten()[index])
+    return torch.maximum(s_lo.abs(), s_hi.abs()) * g

@@ -1,0 +1,142 @@
+"""The multipliers of the joint bound: from λ to the bound, and downhill (docs/joint_bound.md, sections 3 and 4).
+
+With μ = 1/λ the condition ‖H‖ ≤ 1 reads K diag(1, μ) Kᵀ ⪯ diag(γ, μ), K = [[N, P], [Q, T]]: linear in (γ, μ). So
+W(μ) = diag(μ) − QQᵀ − T diag(μ) Tᵀ must be positive definite, and the best γ is the largest eigenvalue of the small
+matrix S(μ) = NNᵀ + P diag(μ) Pᵀ + CᵀW⁻¹C, C = QNᵀ + T diag(μ) Pᵀ, a convex function of μ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# log μ -> (objective, its positive part of the gradient, its negative part), or None where μ is not feasible
+Evaluate = Callable[[Tensor], tuple[float, Tensor, Tensor] | None]
+
+MEMORY = 12  # pairs that L-BFGS keeps
+FIRST_STEP = 0.5  # in log μ
+LONGEST = 3.0  # Newton step, in log μ
+TOLERANCE = 1e-5  # of the objective, a logarithm
+TINY = 1e-290
+STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
+PATIENCE = 6
+
+
+def descend(evaluate: Evaluate, theta: Tensor, steps: int) -> tuple[Tensor, float, int]:
+    """Minimise over θ = log μ from a feasible start: (θ, objective, evaluations used).
+
+    L-BFGS with the inverse of |positive| + |negative| part of the gradient as its initial Hessian: each part is the
+    curvature that its group has by itself. Backtracks from infeasible points, so every iterate is feasible.
+    """
+    state, used = evaluate(theta), 1
+    if state is None:
+        return theta, math.inf, used
+    value, up, down = state
+    history: list[tuple[Tensor, Tensor]] = []
+    values = [value]
+    while used < steps:
+        gradient = up - down
+        scale = up + down
+        scale = scale + 1e-3 * scale.mean() + torch.finfo(theta.dtype).tiny
+        direction = _two_loop(gradient, history, scale)
+        slope = float(gradient @ direction)
+        if not slope < 0.0:
+            history.clear()
+            direction = -gradient / scale
+            slope = float(gradient @ direction)
+        longest = float(direction.abs().max())
+        if longest == 0.0 or not math.isfinite(longest):
+            break
+        step = min(1.0, (2.0 if history else FIRST_STEP) / longest)
+        while used < steps:
+            trial = evaluate(theta + step * direction)
+            used += 1
+            if trial is not None and trial[0] <= value + 1e-4 * step * slope:
+                break
+            trial, step = None, step * (0.5 if trial is not None else 0.3)
+            if step * longest < 1e-7:
+                break
+        if trial is None:
+            break
+        change = trial[1] - trial[2] - gradient
+        moved = step * direction
+        if float(change @ moved) > 1e-12 * float(moved.norm() * change.norm()):
+            history = [*history[-MEMORY + 1 :], (moved, change)]
+        theta = theta + moved
+        value, up, down = trial
+        values.append(value)
+        if len(values) > PATIENCE and values[-1 - PATIENCE] - value < STALL:
+            break
+    return theta, value, used
+
+
+def _two_loop(gradient: Tensor, history: list[tuple[Tensor, Tensor]], scale: Tensor) -> Tensor:
+    """−H·gradient, H the L-BFGS inverse Hessian that starts from diag(1/scale)."""
+    q, kept = gradient.clone(), []
+    for s, y in reversed(history):
+        a = (s @ q) / (s @ y)
+        q = q - a * y
+        kept.append(a)
+    q = q / scale
+    if history:
+        s, y = history[-1]
+        q = q * ((s @ y) / (y @ (y / scale)))
+    for (s, y), a in zip(history, reversed(kept), strict=True):
+        q = q + s * (a - (y @ q) / (s @ y))
+    return -q
+
+
+@dataclass(frozen=True)
+class Point:
+    """An objective at some θ = log μ: value, the two positive parts of its gradient up − down, and its curvature.
+
+    `curvature()` is the Hessian in θ without diag(up − down) and without what makes a logarithm concave: positive
+    semidefinite, and exact where the gradient vanishes.
+    """
+
+    value: float
+    up: Tensor
+    down: Tensor
+    curvature: Callable[[], Tensor]
+
+
+def newton(evaluate: Callable[[Tensor], Point | None], theta: Tensor, steps: int) -> tuple[Tensor, float]:
+    """Minimise over θ = log μ from a feasible start by damped Newton steps: (θ, objective). Every iterate is feasible."""
+    point, used = evaluate(theta), 1
+    if point is None:
+        return theta, math.inf
+    while used < steps:
+        gradient = point.up - point.down
+        hessian = point.curvature()
+        # μ ∂/∂μ (μ g) = μ² ∂g/∂μ + μ g: the second part vanishes at the optimum; its size damps groups far from it
+        hessian.diagonal().add_(gradient.abs() + 1e-6 * (point.up + point.down).mean() + TINY)
+        L, info = torch.linalg.cholesky_ex(hessian)
+        if int(info):
+            break
+        direction = -torch.cholesky_solve(gradient[:, None], L)[:, 0]
+        slope = float(gradient @ direction)
+        if not slope < -TOLERANCE:
+            break
+        step, trial = min(1.0, LONGEST / float(direction.abs().max())), None
+        while used < steps:
+            trial = evaluate(theta + step * direction)
+            used += 1
+            if trial is not None and trial.value <= point.value + 0.1 * step * slope:
+                break
+            step, trial = 0.4 * step, None
+        if trial is None:
+            break
+        theta, point = theta + step * direction, trial
+    return theta, point.value
+
+
+def log_norm(eigenvalues: Tensor, p: float) -> tuple[float, Tensor]:
+    """log of the p-norm of eigenvalues ≥ 0, ≥ log of the largest, and its derivatives."""
+    top = eigenvalues.amax().clamp(min=torch.finfo(eigenvalues.dtype).tiny)
+    ratio = (eigenvalues / top).clamp(min=0.0)
+    total = ratio.pow(p).sum()
+    return float(top.log() + total.log() / p), ratio.pow(p - 1) / (total * top)

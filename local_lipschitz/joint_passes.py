@@ -1,0 +1,268 @@
+"""The joint bound by forward and backward passes alone, for networks with many uncertain groups.
+
+Same condition and letters as joint_multipliers.py: with D = diag(1, μ) the operator G = K D Kᵀ takes one backward and
+one forward pass. W⁻¹ is applied by conjugate gradients, and the result rests on a certified ‖H‖ (docs/joint_bound.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .joint_multipliers import descend, log_norm
+from .joint_network import LastGroups, Network
+from .spectral import Operator, lanczos_norms
+
+CG_STEPS = 40
+CG_TOLERANCE = 0.02  # of the residual; the gradient needs no more, and no bound rests on it
+BASIS = 6  # output directions that the multipliers are tuned for, where the outputs are many
+SMALL_OUTPUT = 16  # all output directions at once
+ROUNDS = 3  # changes of these directions
+P_NORM = 16.0
+ROUGH = 2e-2  # tolerance of the gains on the way
+FINE = 5e-4  # of the last certificate: what it exceeds 1 by counts once for each layer
+SLACK = 1e-9
+
+
+def gram(network: Network | LastGroups, mu: Tensor, f: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """K D Kᵀ (f, v), and the w part of Kᵀ(f, v): (p, m), (p, G), (p, G)."""
+    delta, w = network.adjoint(f, v)
+    f, v = network.forward(delta, mu * w)
+    return f, v, w
+
+
+def respond(network: Network, mu: Tensor, F: Tensor, guess: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
+    """(S F, Y, E) for output directions F (p, m): Y = W⁻¹C F, E = PᵀF + TᵀY; None where W is seen not to be ≻ 0."""
+    p, G = F.shape[0], len(mu)
+    if G == 0:
+        SF, _, _ = gram(network, mu, F, F.new_zeros(p, 0))
+        return SF, F.new_zeros(p, 0), F.new_zeros(p, 0)
+    _, C, _ = gram(network, mu, F, F.new_zeros(p, G))
+    Y = _conjugate_gradients(network, mu, C, guess)
+    if Y is None:
+        return None
+    SF, _, E = gram(network, mu, F, Y)
+    return SF, Y, E
+
+
+def _conjugate_gradients(network: Network, mu: Tensor, C: Tensor, guess: Tensor | None) -> Tensor | None:
+    """W⁻¹C for C (p, G), preconditioned by diag(μ); None where a direction of negative curvature turns up."""
+    def W(y: Tensor) -> Tensor:
+        _, v, _ = gram(network, mu, y.new_zeros(y.shape[0], network.out_size), y)
+        return mu * y - v
+
+    y = torch.zeros_like(C) if guess is None else guess
+    r = C if guess is None else C - W(y)
+    z = r / mu
+    d, rz = z, (r * z).sum(1)
+    target = CG_TOLERANCE**2 * (C.square() / mu).sum(1)
+    for _ in range(CG_STEPS):
+        active = rz > target
+        if not bool(active.any()):
+            break
+        Wd = W(d)
+        curvature = (d * Wd).sum(1)
+        if bool((curvature[active] <= 0).any()) or not bool(torch.isfinite(curvature).all()):
+            return None
+        step = torch.where(active, rz / curvature, 0.0)[:, None]
+        y, r = y + step * d, r - step * Wd
+        z = r / mu
+        new = (r * z).sum(1)
+        d = z + torch.where(active, new / rz.clamp(min=torch.finfo(rz.dtype).tiny), 0.0)[:, None] * d
+        rz = new
+    return y
+
+
+@dataclass
+class Top:
+    """An estimate of the best γ for given μ, from below, and the output directions that attain it, (p, m)."""
+
+    gamma: float
+    F: Tensor
+
+
+def top(network: Network, mu: Tensor, F: Tensor, rounds: int = 3) -> Top | None:
+    """Estimate of the largest eigenvalue of S(μ) by block Krylov spaces; None where W is not ≻ 0."""
+    if F.shape[0] == network.out_size:
+        answer = respond(network, mu, F, None)
+        if answer is None:
+            return None
+        values = torch.linalg.eigvalsh((F @ answer[0].T).double())
+        return Top(float(values[-1]), F)
+    basis = images = None
+    block = torch.linalg.qr(F.T)[0].T
+    for _ in range(rounds):
+        answer = respond(network, mu, block, None)
+        if answer is None:
+            return None
+        basis = block if basis is None else torch.cat([basis, block])
+        images = answer[0] if images is None else torch.cat([images, answer[0]])
+        new = answer[0]
+        for _ in range(2):
+            new = new - (new @ basis.T) @ basis
+        block = torch.linalg.qr(new.T)[0].T
+    small = (basis @ images.T).double()
+    values, vectors = torch.linalg.eigh(0.5 * (small + small.T))
+    best = vectors[:, -F.shape[0] :].flip(1).to(F.dtype).T @ basis
+    return Top(float(values[-1]), best)
+
+
+def improve(network: Network, mu: Tensor, F: Tensor, steps: int, p: float | None) -> tuple[Tensor, int]:
+    """Better multipliers for the outputs F (p rows): mean of log S_ii (p None) or p-norm of the eigenvalues of F S Fᵀ."""
+    dtype, warm = F.dtype, [None]
+
+    def evaluate(theta: Tensor) -> tuple[float, Tensor, Tensor] | None:
+        mu = theta.exp().to(dtype)
+        if not bool((torch.isfinite(mu) & (mu > 0)).all()):
+            return None
+        answer = respond(network, mu, F, warm[0])
+        if answer is None or not bool(torch.isfinite(answer[0]).all()):
+            return None
+        SF, Y, E = answer
+        S = (F @ SF.T).double()
+        if p is None:
+            s = S.diagonal().clamp(min=torch.finfo(dtype).tiny)
+            value, weight = float(s.log().mean()), 1.0 / (s * len(s))
+            left, right = E, Y
+        else:
+            s, basis = torch.linalg.eigh(0.5 * (S + S.T))
+            value, weight = log_norm(s, p)
+            left, right = basis.T.to(dtype) @ E, basis.T.to(dtype) @ Y
+        warm[0] = Y
+        weight, m = weight[:, None], theta.exp()
+        return value, m * (left.double().square() * weight).sum(0), m * (right.double().square() * weight).sum(0)
+
+    theta, value, used = descend(evaluate, mu.double().log(), steps)
+    return (theta.exp().to(dtype) if math.isfinite(value) else mu), used
+
+
+@dataclass
+class Random:
+    """Our own random vectors: where they come from, the failure probability of each certificate, and their sum."""
+
+    share: float
+    tolerance: float
+    seed: int
+    spent: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(self.seed)
+
+    def normal(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        return torch.randn(rows, columns, generator=self.generator).to(like)
+
+
+class Infeasible(Exception):
+    """No feasible multipliers were found."""
+
+
+def certify(
+    network: Network, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random, tolerance: float
+) -> Tensor:
+    """γ' ≥ γ (K,) for which ‖Δf‖² ≤ γ'‖δ‖² (or, for outputs (K, m), |outputs_k · Δf|² ≤ γ'_k‖δ‖²).
+
+    With certified s ≥ ‖H(γ, μ)‖²: for s ≤ 1 that is γ' = γ. For s > 1 the multipliers μ s^k of kink layer k and
+    γ' = γ s^(depth + 1) have s = 1, because T is triangular (docs/joint_bound.md, section 4).
+    """
+    n, G = math.prod(network.in_shape), len(mu)
+    scale, root = mu.sqrt(), gamma.to(mu.dtype).clamp(min=torch.finfo(mu.dtype).tiny).sqrt()[:, None]
+
+    def apply(x: Tensor) -> Tensor:
+        f, v = network.forward(x[:, :n], scale * x[:, n:])
+        f = f if outputs is None else (f * outputs).sum(1, keepdim=True)
+        return torch.cat([f / root, v / scale], 1)
+
+    def adjoint(y: Tensor) -> Tensor:
+        f, v = y[:, : y.shape[1] - G] / root, y[:, y.shape[1] - G :] / scale
+        delta, w = network.adjoint(f if outputs is None else f * outputs, v)
+        return torch.cat([delta, scale * w], 1)
+
+    m = network.out_size if outputs is None else 1
+    operator = Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, network.terms)
+    norms = lanczos_norms(operator, tolerance, random.share, random.generator)
+    random.spent += norms.failure_probability
+    s = norms.upper.square()
+    if network.depth == 0:
+        return gamma * s
+    return gamma * s.clamp(min=1.0) ** (network.depth + 1)
+
+
+def layer_gain(network: Network, mu: Tensor, random: Random) -> float:
+    """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `network`; inf where μ is not feasible."""
+    F = random.normal(2, network.out_size, network.like)
+    if network.depth > 0:
+        found = top(network, mu, F)
+        if found is None:
+            return math.inf
+        gamma = 1.01 * found.gamma
+    else:
+        gamma = 1.0
+    gamma = certify(network, mu, mu.new_full((1,), gamma, dtype=torch.float64), None, random, ROUGH)
+    return float(gamma.sqrt()) * (1.0 + SLACK)
+
+
+class PassGroups:
+    """The multipliers μ of the groups so far, growing in the order of the layers; gains are left as they are."""
+
+    status = "passes"
+
+    def __init__(self, network: Network, cost: int, steps: int, random: Random) -> None:
+        self.network, self.steps, self.random = network, steps, random
+        self.mu = network.like.new_zeros(0)
+
+    def gains(self, network: Network, count: int) -> None:
+        return None
+
+    def add(self, network: Network, kept: Tensor, g: Tensor) -> None:
+        """μ ∝ g² for the new groups, twice what makes W positive definite."""
+        if len(g) == 0:
+            return
+        g = g.to(self.network.like)
+        rows = LastGroups(network, len(g), g)
+        found = top(rows, self.mu, self.random.normal(1, len(g), g), rounds=2)
+        if found is None:
+            raise Infeasible(f"no feasible multipliers for the {len(g)} uncertain elements of {network.blocks[-1].plan.name}")
+        self.mu = torch.cat([self.mu, 2.0 * max(1.0, 1.1 * found.gamma) * g.square()])
+
+    def layer_gain(self, network: Network) -> float:
+        return layer_gain(network, self.mu, self.random)
+
+    def outputs(self, network: Network, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:
+        """Bounds of the whole output (1,) or of each of C (K, m): certified, and an estimate before refinement."""
+        if len(self.mu) == 0:
+            ones = torch.ones(1 if C is None else len(C), dtype=torch.float64, device=network.like.device)
+            value = certify(network, self.mu, ones, C, self.random, self.random.tolerance).sqrt()
+            return value, value
+        few = C is None and network.out_size <= SMALL_OUTPUT
+        F = C
+        if C is None:
+            eye = torch.eye(network.out_size).to(network.like)
+            F = eye if few else self.random.normal(BASIS, network.out_size, network.like)
+        gamma, F = self._estimate(network, C, F)
+        before = gamma.sqrt()
+        rounds = 1 if few or C is not None else ROUNDS
+        for _ in range(rounds):
+            mu, _ = improve(network, self.mu, F, max(1, effort // rounds), P_NORM if C is None else None)
+            old, self.mu = self.mu, mu
+            smaller, F = self._estimate(network, C, F)
+            if not bool((smaller.sum() <= gamma.sum())):
+                self.mu = old
+                break
+            gamma = smaller
+        gamma = certify(network, self.mu, gamma * (1.0 + self.random.tolerance), C, self.random, FINE)
+        return gamma.sqrt(), before
+
+    def _estimate(self, network: Network, C: Tensor | None, F: Tensor) -> tuple[Tensor, Tensor]:
+        """γ (1,) or (K,) for the multipliers as they are, and the output directions to tune them for."""
+        if C is None:
+            found = top(network, self.mu, F)
+            gamma, F = (None, F) if found is None else (F.new_tensor([found.gamma], dtype=torch.float64), found.F)
+        else:
+            answer = respond(network, self.mu, C, None)
+            gamma = None if answer is None else (C * answer[0]).double().sum(1)
+        if gamma is None or not bool(torch.isfinite(gamma).all()):
+            raise Infeasible("the multipliers of the layers together are not feasible")
+        return gamma, F
