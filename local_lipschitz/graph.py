@@ -1,7 +1,7 @@
 """A network as named layers that know their inputs by name; a chain is the simplest graph.
 
 Between two nonlinear layers lies a *stage*: everything affine from the nonlinear layers it reads (its sources, or the
-network's input) to the input of the next nonlinear layer, or to the network's output. Bounds are computed stage by stage.
+network's input) to the input of the next nonlinear layer, or to the network's output. Bounds go stage by stage.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Stage:
         known = dict(values)
         for layer in self.layers:
             dtype = known[layer.inputs[0]].dtype
-            known[layer.name] = layer.entries(lambda a: a.to(dtype)).apply([known[i] for i in layer.inputs])  # noqa: B023
+            known[layer.name] = layer.entries(lambda a: a.to(dtype)).apply([known[i] for i in layer.inputs])
             if layer.bias is not None:
                 known[layer.name] = known[layer.name] + layer.bias.to(dtype)
         return known[self.target]
@@ -132,9 +132,29 @@ class Stage:
                 known[name] = known[name] + x if name in known else x
         return known
 
+    def of(self, source: str) -> Stage:
+        """The stage with one of its sources and only the layers that depend on it: its map is A_source."""
+        reached, layers = {source}, []
+        for layer in self.layers:
+            if reached.intersection(layer.inputs):
+                reached.add(layer.name)
+                layers.append(layer)
+        return replace(self, sources=(source,), layers=tuple(layers), in_shapes={source: self.in_shapes[source]})
+
+    def is_selection(self, source: str) -> bool:
+        """Whether no row and no column of A_source holds more than one entry; then ‖R A D‖ = max_i r_i ‖a_iᵀD‖."""
+        reached = {source}
+        for layer in self.layers:
+            inputs = [i for i in layer.inputs if i in reached]
+            one_entry = getattr(layer.op, "one_per_row", True) and getattr(layer.op, "one_per_column", True)
+            if len(inputs) > 1 or (inputs and not one_entry):
+                return False
+            reached.update([layer.name] if inputs else [])
+        return True
+
     def matrix(self, source: str, like: Tensor) -> Tensor:
         """A_source as a dense matrix (size of out_shape, size of the source's shape), in the dtype of `like`."""
-        stage, shape = self.to(like.dtype), self.in_shapes[source]
+        stage, shape = self.of(source).to(like.dtype), self.in_shapes[source]
         m, n = size(self.out_shape), size(shape)
         if m < n:
             unit = torch.eye(m, dtype=like.dtype, device=like.device).reshape(m, *self.out_shape)
@@ -163,12 +183,16 @@ class Stage:
         single = {source: True}  # no column of the map so far holds more than one entry
         for layer in self.layers:
             inputs = [squares.get(i) for i in layer.inputs]
-            below = all(single.get(i, True) for i in layer.inputs)
+            reached = [i for i, q in zip(layer.inputs, inputs, strict=True) if q is not None]
+            if not reached:
+                continue
+            # branches that meet again may both hold an entry of the same column
+            below = len(reached) == 1 and single[reached[0]]
             if isinstance(layer.op, LinearMap) and not (below or layer.op.one_per_row):
                 absolute = layer.entries(lambda a: a.to(d.dtype).abs())
                 squares[layer.name] = _square(absolute.apply([_sqrt(q) for q in inputs]))
                 single[layer.name] = False
-            elif isinstance(layer.op, Sum):
+            elif isinstance(layer.op, Sum) and len(reached) > 1:
                 squares[layer.name] = _square(layer.apply([_sqrt(q) for q in inputs]))
                 single[layer.name] = False
             else:
@@ -187,11 +211,27 @@ def _square(h: Tensor | None) -> Tensor | None:
 
 
 @dataclass(frozen=True)
+class Call:
+    """One step of the module as its user wrote it, numbered from 1 in error messages and in `describe`.
+
+    name: the module's path or the function's name; kind: the module's type or the function's name; shape: of its
+    output, without batch; layers: names of the layers that it became; note: what became of it where there are none.
+    """
+
+    name: str
+    kind: str
+    shape: Shape
+    layers: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Graph:
-    """A network: layers in topological order; the last one is the output."""
+    """A network: layers in topological order; the last one is the output. `calls`: the module they were read from."""
 
     in_shape: Shape
     layers: tuple[Layer, ...]
+    calls: tuple[Call, ...] = ()
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -237,4 +277,19 @@ class Graph:
             if stage.reader is None:
                 return y
             values[stage.reader.name] = stage.reader.op.apply(y)
+        raise AssertionError("the last stage has no reader")
+
+    def difference(self, x0: Tensor, delta: Tensor) -> Tensor:
+        """f(x0 + δ) − f(x0) for x0 (1, *in_shape) and δ (N, *in_shape), to relative rounding however small δ is.
+
+        Differences are passed on through the layers, instead of subtracting two nearly equal outputs.
+        """
+        values, changes = {INPUT: x0}, {INPUT: delta}
+        for stage in self.stages:
+            y0 = stage.affine({name: values[name] for name in stage.sources})
+            dy = stage.to(delta.dtype).apply({name: changes[name] for name in stage.sources})
+            if stage.reader is None:
+                return dy
+            values[stage.reader.name] = stage.reader.op.apply(y0)
+            changes[stage.reader.name] = stage.reader.op.difference(y0, dy)
         raise AssertionError("the last stage has no reader")

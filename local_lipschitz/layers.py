@@ -1,199 +1,170 @@
-"""An nn.Module as a graph of named layers; what the bounds cannot treat is refused by name.
-
-`read` takes an nn.Sequential (nested too) or a module with a `layers` list apart as a chain.
-"""
+"""An nn.Module as a graph of named layers; what the bounds cannot treat is refused by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from .activations import RELU, MaxPool
-from .graph import INPUT, Graph, Layer, Op
-from .linear import Dense, LinearMap, Reshape, Separable, Shape, convolution
+from .errors import UnsupportedLayerError
+from .graph import Graph, Layer
+from .linear import Convolution, Dense, Diagonal, LinearMap, size
+from .tracing import Reader, module_names
 
+__all__ = ["UnsupportedLayerError", "read"]
 
-class UnsupportedLayerError(TypeError):
-    """A layer that no bound here covers; the message names it, its position and its type."""
-
-
-# What one module becomes: its operations in order, each with its bias or None.
-Parts = list[tuple[Op, Tensor | None]]
+# How far the graph's output may be from the module's, relative to its largest element: rounding, no more.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 
 @torch.no_grad()
 def read(net: nn.Module, x0: Tensor) -> Graph:
     """The layers of `net` for inputs like x0 (B, *input shape).
 
-    Guaranteed: the graph computes what the module computes, checked on x0's first input. Parameters are referred to,
-    not copied; the module is not changed.
-    Raises UnsupportedLayerError (name, position, type) for a layer that is not supported, ValueError for a module in
-    training mode, parameters on another device, NaN or infinite parameters, or an input of the wrong shape.
+    net: an nn.Sequential, a module with a list `layers` and no forward(), or any module whose forward() computes one
+    tensor from one by supported layers, torch functions, methods and operators (README: the table of layers).
+
+    Guaranteed: the graph computes what the module computes, checked on x0's first input and on random ones, to
+    rounding. Batch norm is folded into the affine layer before it. Parameters are referred to, not copied. The module
+    is left as it was: mode, parameters, buffers, attributes and hooks.
+    Raises UnsupportedLayerError (name, position, type, what to do) for a layer that is not supported; ValueError for a
+    module in training mode, NaN or infinite parameters, parameters on another device than x0, an input of the wrong
+    shape, or a module that computes something else than its layers say (hooks, changed inputs, randomness).
     """
+    net = _runnable(net)
     _check_module(net, x0)
-    layers: list[Layer] = []
-    name, shape = INPUT, tuple(x0.shape[1:])
-    for position, (module_name, module) in enumerate(_chain(net), start=1):
-        try:
-            parts = convert(module, shape)
-        except UnsupportedLayerError as error:
-            raise UnsupportedLayerError(f"layer {module_name!r} (position {position}): {error}") from None
-        except ValueError as error:
-            raise ValueError(f"layer {module_name!r} (position {position}): {error}") from None
-        for i, (op, bias) in enumerate(parts):
-            inputs, name = (name,), module_name if i == len(parts) - 1 else f"{module_name}.{i}"
-            shape = op_shape(op, shape)
-            layers.append(Layer(name, inputs, op, shape, bias))
-    graph = Graph(tuple(x0.shape[1:]), tuple(layers))
-    _check_output(net, graph, x0[:1])
+    with _unchanged(net):
+        reader = Reader(tuple(x0.shape[1:]), _dtype(net, x0), x0.device)
+        graph = fold(prune(reader.read(net)))
+        _check_output(net, graph, x0[:1])
     return graph
 
 
-def _chain(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The modules of a chain with their names, nested ones taken apart."""
-    if isinstance(net, nn.Sequential | nn.ModuleList):
-        parts = list(net.named_children())
-    elif isinstance(getattr(net, "layers", None), nn.Sequential | nn.ModuleList | list | tuple):
-        parts = [(f"layers.{i}", module) for i, module in enumerate(net.layers)]
-    else:
-        yield prefix.rstrip(".") or type(net).__name__, net
-        return
-    for name, module in parts:
-        yield from _chain(module, f"{prefix}{name}.")
+def _runnable(net: nn.Module) -> nn.Module:
+    """The module itself; a chain of its `layers` if that is all it has; what torch.compile wraps."""
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net is a {type(net).__name__}; a torch.nn.Module is wanted")
+    if isinstance(net, torch.jit.ScriptModule):
+        raise UnsupportedLayerError("net is a TorchScript module and hides its layers; give the module it was made from")
+    net = getattr(net, "_orig_mod", net)
+    layers = getattr(net, "layers", None)
+    if type(net).forward is nn.Module.forward and isinstance(layers, nn.Sequential | nn.ModuleList | list | tuple):
+        chain = nn.Sequential(OrderedDict(layers=nn.Sequential(*layers)))
+        # a new container starts in training mode; only the layers have one to check
+        chain.training = chain.layers.training = False
+        return chain
+    return net
 
 
-def op_shape(op: Op, in_shape: Shape) -> Shape:
-    """The shape, without batch, of what an operation makes of one input of shape `in_shape`."""
-    if isinstance(op, LinearMap | MaxPool):
-        return op.out_shape
-    return in_shape
-
-
-def convert(module: nn.Module, in_shape: Shape) -> Parts:
-    """The operations that one module is made of, for inputs of shape `in_shape` (without batch)."""
-    for kind, converter in CONVERTERS.items():
-        if type(module) is kind:
-            return converter(module, in_shape)
-    known = ", ".join(kind.__name__ for kind in CONVERTERS)
-    raise UnsupportedLayerError(f"{type(module).__name__} is not supported; supported are {known}")
-
-
-def _linear(module: nn.Linear, in_shape: Shape) -> Parts:
-    if in_shape[-1] != module.in_features:
-        raise ValueError(f"Linear reads {module.in_features} features, its input has shape {in_shape}")
-    return [(Dense(in_shape, (*in_shape[:-1], module.out_features), module.weight.detach()), _bias(module.bias, 0))]
-
-
-def _conv2d(module: nn.Conv2d, in_shape: Shape) -> Parts:
-    if len(in_shape) != 3 or in_shape[0] != module.in_channels:
-        raise ValueError(f"Conv2d reads ({module.in_channels}, H, W), its input has shape {in_shape}")
-    if module.padding_mode != "zeros":
-        raise UnsupportedLayerError(f"Conv2d with padding_mode={module.padding_mode!r}; only 'zeros' is supported")
-    parts: Parts = []
-    padding = module.padding
-    if padding == "valid":
-        padding = (0, 0)
-    elif padding == "same":
-        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-        padding = tuple(total // 2 for total in totals)
-        if any(total % 2 for total in totals):  # the odd one of an even kernel goes to the right
-            before = [total // 2 for total in totals]
-            pad = zero_padding(in_shape, before, [t - b for t, b in zip(totals, before, strict=True)], module.weight)
-            parts, in_shape, padding = [(pad, None)], pad.out_shape, (0, 0)
-    A = convolution(module.weight.detach(), in_shape, module.stride, padding, module.dilation, module.groups)
-    if min(A.out_shape) < 1:
-        raise ValueError(f"Conv2d with kernel {module.kernel_size} finds no place in an input of shape {in_shape}")
-    return [*parts, (A, _bias(module.bias, 2))]
-
-
-def zero_padding(in_shape: Shape, before: list[int], after: list[int], like: Tensor) -> Separable:
-    """Zeros around the last two dimensions."""
-    factors = []
-    for length, left, right in zip(in_shape[-2:], before, after, strict=True):
-        eye = torch.eye(length, dtype=like.dtype, device=like.device)
-        factors.append(nn.functional.pad(eye, (0, 0, left, right)))
-    out_shape = (*in_shape[:-2], factors[0].shape[0], factors[1].shape[0])
-    return Separable(in_shape, out_shape, *factors)
-
-
-def _max_pool2d(module: nn.MaxPool2d, in_shape: Shape) -> Parts:
-    if module.return_indices:
-        raise UnsupportedLayerError("MaxPool2d with return_indices=True; its indices are not a function to bound")
-    if len(in_shape) != 3:
-        raise ValueError(f"MaxPool2d reads (C, H, W), its input has shape {in_shape}")
-    kernel = pair(module.kernel_size)
-    stride = kernel if module.stride is None else pair(module.stride)
-    pool = MaxPool(in_shape, kernel, stride, pair(module.padding), pair(module.dilation), module.ceil_mode)
-    try:
-        pool.out_shape  # noqa: B018 - torch's own check of kernel, padding and size
-    except RuntimeError as error:
-        raise ValueError(f"MaxPool2d does not fit an input of shape {in_shape}: {str(error).splitlines()[0]}") from None
-    return [(pool, None)]
-
-
-def _flatten(module: nn.Flatten, in_shape: Shape) -> Parts:
-    if module.start_dim == 0:
-        raise UnsupportedLayerError("Flatten from dimension 0 mixes the inputs of a batch; start_dim=1 is wanted")
-    flat = torch.empty(1, *in_shape, device="meta").flatten(module.start_dim, module.end_dim)
-    return [(Reshape(in_shape, tuple(flat.shape[1:])), None)]
-
-
-def _adaptive_avg_pool2d(module: nn.AdaptiveAvgPool2d, in_shape: Shape) -> Parts:
-    out = tuple(in_shape[-2:][i] if size is None else size for i, size in enumerate(pair(module.output_size)))
-    if len(in_shape) != 3 or out != in_shape[1:]:
-        raise UnsupportedLayerError(
-            f"AdaptiveAvgPool2d to {out} of an input of shape {in_shape}; supported is the identity, to {in_shape[1:]}"
-        )
-    return []
-
-
-def _nothing(module: nn.Module, in_shape: Shape) -> Parts:
-    return []
-
-
-def _bias(bias: Tensor | None, spatial: int) -> Tensor | None:
-    """A bias a channel, shaped to broadcast over the spatial dimensions."""
-    return None if bias is None else bias.detach().reshape(-1, *(1,) * spatial)
-
-
-def pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    """torch's habit: one number for both axes."""
-    return (value, value) if isinstance(value, int) or value is None else tuple(value)
-
-
-CONVERTERS: dict[type[nn.Module], Callable[..., Parts]] = {
-    nn.Linear: _linear,
-    nn.Conv2d: _conv2d,
-    nn.ReLU: lambda module, in_shape: [(RELU, None)],
-    nn.MaxPool2d: _max_pool2d,
-    nn.Flatten: _flatten,
-    nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d,
-    nn.Dropout: _nothing,
-    nn.Dropout2d: _nothing,
-    nn.Identity: _nothing,
-}
+def _dtype(net: nn.Module, x0: Tensor) -> torch.dtype:
+    parameters = [p for m in module_names(net) for p in m.parameters() if p.is_floating_point()]
+    return parameters[0].dtype if parameters else x0.dtype
 
 
 def _check_module(net: nn.Module, x0: Tensor) -> None:
-    if not isinstance(net, nn.Module):
-        raise ValueError(f"net is a {type(net).__name__}; a torch.nn.Module is wanted")
-    training = [name or type(net).__name__ for name, module in net.named_modules() if module.training]
-    if training:
-        raise ValueError(f"net is in training mode (at {training[0]!r}); call net.eval() first")
-    for name, parameter in [*net.named_parameters(), *net.named_buffers()]:
-        if parameter.device != x0.device:
-            raise ValueError(f"parameter {name!r} is on {parameter.device}, x0 on {x0.device}; the same is wanted")
-        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            raise ValueError(f"parameter {name!r} contains NaN or infinite values")
+    for name, module in ((name, module) for module, name in module_names(net).items()):
+        if module.training:
+            raise ValueError(f"net is in training mode (at {name or type(net).__name__!r}); call net.eval() first")
+        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for key, value in ((f"{name}.{key}".lstrip("."), value) for key, value in tensors):
+            if value.device != x0.device:
+                raise ValueError(f"parameter {key!r} is on {value.device}, x0 on {x0.device}; the same is wanted")
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"parameter {key!r} contains NaN or infinite values")
 
 
-def _check_output(net: nn.Module, graph: Graph, x: Tensor) -> None:
-    """ValueError unless the graph computes what the module computes at x (1, *input shape)."""
-    dtype = next((p.dtype for p in net.parameters()), x.dtype)
-    wanted, ours = net(x.to(dtype)), graph.forward(x.to(dtype))
-    scale = wanted.abs().max().item()
-    close = wanted.shape == ours.shape and bool(((wanted - ours).abs() <= 1e-3 * scale + 1e-6).all())
-    if not close:
-        raise ValueError("the layers found do not compute what the module computes; is there code in its forward()?")
+@contextmanager
+def _unchanged(net: nn.Module) -> Iterator[None]:
+    """Puts back what a forward() may store in its module: attributes, and values in buffers."""
+    modules = list(module_names(net))
+    before = [{key: _copy(value) for key, value in vars(module).items()} for module in modules]
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    try:
+        yield
+    finally:
+        for module, attributes in zip(modules, before, strict=True):
+            vars(module).clear()
+            vars(module).update(attributes)
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+def _copy(value: object) -> object:
+    """Containers are copied, one level deep: a forward() may append to a list that the module holds."""
+    return value.copy() if type(value) in (dict, list, set, OrderedDict) else value
+
+
+def _check_output(net: nn.Module, graph: Graph, x0: Tensor) -> None:
+    """ValueError unless the graph computes what the module computes, at x0 (1, *input shape) and two random inputs."""
+    noise = torch.randn(2, *x0.shape[1:], generator=torch.Generator().manual_seed(0))
+    scale = x0.abs().amax().clamp(min=1.0)
+    x = torch.cat([x0, x0 + 0.1 * scale * noise[:1].to(x0), scale * noise[1:].to(x0)]).to(_dtype(net, x0))
+    ours = graph.forward(x.clone())  # a clone, since a network may work in place
+    theirs = net(x.clone())
+    difference = "another shape"
+    if theirs.shape == ours.shape:
+        error = (theirs - ours).abs().flatten(1).amax(1) / theirs.abs().flatten(1).amax(1).clamp(min=1e-6)
+        if bool((error <= TOLERANCE.get(x.dtype, 1e-3)).all()):
+            return
+        difference = f"a relative difference of {error.max().item():.1g}"
+    raise ValueError(
+        f"{type(net).__name__} does not compute what its layers say ({difference} in the output): a hook that changes "
+        "values, randomness, a result that depends on the batch size, or a tensor changed in place through a view?"
+    )
+
+
+def prune(graph: Graph) -> Graph:
+    """Without the layers that the output does not need."""
+    needed = {graph.layers[-1].name} if graph.layers else set()
+    for layer in reversed(graph.layers):
+        if layer.name in needed:
+            needed.update(layer.inputs)
+    calls = [
+        replace(call, layers=kept, note="" if kept else "not used by the output" if call.layers else "changes nothing")
+        for call, kept in ((call, tuple(name for name in call.layers if name in needed)) for call in graph.calls)
+    ]
+    layers = tuple(layer for layer in graph.layers if layer.name in needed)
+    return Graph(graph.in_shape, layers, tuple(calls))
+
+
+def fold(graph: Graph) -> Graph:
+    """With every diagonal map that alone reads a matrix or convolution folded into it, in float64: batch norm."""
+    readers = Counter(name for layer in graph.layers for name in layer.inputs)
+    done: dict[str, Layer] = {}
+    into: dict[str, str] = {}  # folded layer -> what stands for it
+    for layer in graph.layers:
+        layer = replace(layer, inputs=tuple(into.get(name, name) for name in layer.inputs))
+        before = done.get(layer.inputs[0])
+        weighted = scaled_rows(before.op, layer.op.scale) if before and isinstance(layer.op, Diagonal) else None
+        if weighted is not None and readers[before.name] == 1:
+            bias = None if before.bias is None else layer.op.scale.double() * before.bias.double()
+            bias = layer.bias if bias is None else bias if layer.bias is None else bias + layer.bias.double()
+            done[before.name] = replace(before, op=weighted, bias=bias)
+            readers[before.name] = readers[layer.name]
+            into[layer.name] = before.name
+        else:
+            done[layer.name] = layer
+    calls = []
+    for call in graph.calls:
+        kept = tuple(name for name in call.layers if name not in into)
+        note = f"folded into {into[call.layers[-1]]}" if call.layers and not kept else call.note
+        calls.append(replace(call, layers=kept, note=note))
+    return Graph(graph.in_shape, tuple(done.values()), tuple(calls))
+
+
+def scaled_rows(op: object, scale: Tensor) -> LinearMap | None:
+    """diag(scale)·A as a map of A's own kind, in float64; None where that is not possible."""
+    if isinstance(op, Dense) and len(op.in_shape) == 1:
+        return replace(op, weight=op.weight.double() * scale.double().expand(op.out_shape)[:, None])
+    if not isinstance(op, Convolution) or scale.numel() not in (1, op.out_shape[0]) or size(scale.shape[1:]) != 1:
+        return None
+    scale = scale.double().reshape(-1).expand(op.out_shape[0])
+    spatial = (1,) * (op.weight.dim() - 2)
+    if not op.transposed:
+        return replace(op, weight=op.weight.double() * scale.reshape(-1, 1, *spatial))
+    grouped = op.weight.double().unflatten(0, (op.groups, -1))  # (groups, in / groups, out / groups, *kernel)
+    return replace(op, weight=(grouped * scale.reshape(op.groups, 1, -1, *spatial)).flatten(0, 1))

@@ -110,9 +110,13 @@ class Convolution(LinearMap):
 
     def _convolve(self, x: Tensor, transposed: bool) -> Tensor:
         output_padding = self.output_padding if transposed else (0,) * len(self.stride)
-        return torch.convolution(
+        y = torch.convolution(
             x, self.weight, None, self.stride, self.padding, self.dilation, transposed, output_padding, self.groups
         )
+        if self.transposed and not transposed:  # an output padding of a whole stride leaves room for one more
+            room = (..., *(slice(n) for n in self.in_shape[1:]))
+            return y[room]
+        return y
 
     def entries(self, change: Callable[[Tensor], Tensor]) -> Convolution:
         return replace(self, weight=change(self.weight))
@@ -159,8 +163,51 @@ class Reshape(LinearMap):
 
 
 @dataclass(frozen=True)
+class Permute(LinearMap):
+    """The same numbers with dimensions in another order; dims[i] is the old place of the new dimension i, from 0."""
+
+    dims: tuple[int, ...]
+    one_per_row: ClassVar[bool] = True
+    one_per_column: ClassVar[bool] = True
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x.permute(0, *(d + 1 for d in self.dims))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.permute(0, *(self.dims.index(d) + 1 for d in range(len(self.dims))))
+
+
+@dataclass(frozen=True)
+class Select(LinearMap):
+    """x -> x[:, *index], for slices, numbers and lists without repeats; transposed: x put there, zeros around it.
+
+    Cropping and cutting channels; transposed, zero padding.
+    """
+
+    index: tuple
+    transposed: bool = False
+    one_per_row: ClassVar[bool] = True
+    one_per_column: ClassVar[bool] = True
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self._put(x, self.out_shape) if self.transposed else x[self._at]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y[self._at] if self.transposed else self._put(y, self.in_shape)
+
+    @property
+    def _at(self) -> tuple:
+        return (slice(None), *self.index)
+
+    def _put(self, values: Tensor, shape: Shape) -> Tensor:
+        full = values.new_zeros(values.shape[0], *shape)
+        full[self._at] = values
+        return full
+
+
+@dataclass(frozen=True)
 class Separable(LinearMap):
-    """x -> rows · x · columnsᵀ on the last two dimensions: average pooling and padding of every kind.
+    """x -> rows · x · columnsᵀ on the last two dimensions: average pooling, and padding by values of the input.
 
     rows (H_out, H_in), columns (W_out, W_in).
     """
