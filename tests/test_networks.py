@@ -391,6 +391,9 @@ def test_vgg16_module():
     vgg16 = networks.load("vgg16")
     assert vgg16.x0.shape == (1, 3, 224, 224) and len(vgg16.classes) == 1000
     assert vgg16.eps_min == 0.001 and vgg16.eps_max == 3
+    with torch.device("meta"):  # shapes only: no memory for 138 million weights
+        model = vgg16.net(random_weights=True)
+    assert model(vgg16.x0.to("meta")).shape == (1, 1000) and not model.training
 
 
 class Weights:
