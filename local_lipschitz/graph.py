@@ -103,9 +103,13 @@ class Stage:
         reader = self.reader.name if self.reader else self.target
         return computing[-1] if computing else reader
 
+    def entries(self, change: Callable[[Tensor], Tensor]) -> Stage:
+        """The stage with `change` applied to each entry of its layers, and without biases."""
+        return replace(self, layers=tuple(layer.entries(change) for layer in self.layers))
+
     def to(self, dtype: torch.dtype) -> Stage:
         """The same linear stage in another dtype (without biases)."""
-        return replace(self, layers=tuple(layer.entries(lambda a: a.to(dtype)) for layer in self.layers))
+        return self.entries(lambda a: a.to(dtype))
 
     def affine(self, values: Mapping[str, Tensor]) -> Tensor:
         """The stage with its biases, in the dtype of the values; weights are converted a layer at a time."""

@@ -49,7 +49,7 @@ def _runnable(net: nn.Module) -> nn.Module:
     if not isinstance(net, nn.Module):
         raise ValueError(f"net is a {type(net).__name__}; a torch.nn.Module is wanted")
     if isinstance(net, torch.jit.ScriptModule):
-        raise UnsupportedLayerError("net is a TorchScript module and hides its layers; give the module it was made from")
+        raise UnsupportedLayerError("net is a TorchScript module and hides its layers; give the one it was made from")
     net = getattr(net, "_orig_mod", net)
     layers = getattr(net, "layers", None)
     if type(net).forward is nn.Module.forward and isinstance(layers, nn.Sequential | nn.ModuleList | list | tuple):
@@ -65,6 +65,11 @@ def _dtype(net: nn.Module, x0: Tensor) -> torch.dtype:
     return parameters[0].dtype if parameters else x0.dtype
 
 
+def _is_finite(value: Tensor) -> bool:
+    """Whether no element is NaN or infinite; in one pass that allocates nothing."""
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(value))
+
+
 def _check_module(net: nn.Module, x0: Tensor) -> None:
     for name, module in ((name, module) for module, name in module_names(net).items()):
         if module.training:
@@ -73,29 +78,27 @@ def _check_module(net: nn.Module, x0: Tensor) -> None:
         for key, value in ((f"{name}.{key}".lstrip("."), value) for key, value in tensors):
             if value.device != x0.device:
                 raise ValueError(f"parameter {key!r} is on {value.device}, x0 on {x0.device}; the same is wanted")
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            if value.is_floating_point() and value.numel() and not _is_finite(value):
                 raise ValueError(f"parameter {key!r} contains NaN or infinite values")
 
 
 @contextmanager
 def _unchanged(net: nn.Module) -> Iterator[None]:
-    """Puts back what a forward() may store in its module: attributes, and values in buffers."""
-    modules = list(module_names(net))
-    before = [{key: _copy(value) for key, value in vars(module).items()} for module in modules]
+    """Puts back what a forward() may store in its module: attributes, what its containers hold, values of buffers."""
+    kept = []
+    for attributes in (vars(module) for module in module_names(net)):
+        inner = [(value, value.copy()) for value in attributes.values() if isinstance(value, dict | list | set)]
+        kept.append((attributes, attributes.copy(), inner))
     buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
     try:
         yield
     finally:
-        for module, attributes in zip(modules, before, strict=True):
-            vars(module).clear()
-            vars(module).update(attributes)
+        for attributes, before, inner in kept:
+            for container, content in [(attributes, before), *inner]:
+                container.clear()
+                (container.extend if isinstance(container, list) else container.update)(content)
         for buffer, value in buffers:
             buffer.copy_(value)
-
-
-def _copy(value: object) -> object:
-    """Containers are copied, one level deep: a forward() may append to a list that the module holds."""
-    return value.copy() if type(value) in (dict, list, set, OrderedDict) else value
 
 
 def _check_output(net: nn.Module, graph: Graph, x0: Tensor) -> None:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 MAX_STEPS = 400
+BLOCK = 32  # Krylov vectors are allocated so many at a time
+LARGE, EVERY = 10_000, 8  # longer vectors are made orthogonal to all earlier ones in two steps out of eight
 DENSE_SIDE = 256  # a dense eigenvalue problem of this size costs a few milliseconds
 
 
@@ -96,42 +98,92 @@ def lanczos_norms(
     """
     if operator.rows < operator.columns:
         operator = operator.transpose()
-    batch, n = operator.batch, operator.columns
-    tiny, eps = torch.finfo(operator.dtype).tiny, torch.finfo(operator.dtype).eps
-    live, v = torch.full((batch,), n), _gaussian(operator, generator)
-    if operator.column_mask is not None:
-        kept = operator.column_mask.reshape(-1, n) != 0
-        live, v = kept.sum(1).cpu().expand(batch), torch.where(kept, v, 0.0)
-    v = v / _norm(v).clamp(min=tiny).to(v)[:, None]
-
+    live, start = _gaussian(operator, generator)
+    lanczos = Lanczos(operator, start, EVERY if operator.columns > LARGE else 1)
     steps = min(max_steps, max(1, int(live.max())))
-    basis = v.new_empty(batch, min(steps, 32), n)
-    estimate, upper, done = torch.zeros(batch).double(), torch.zeros(batch).double(), torch.zeros(batch).bool()
-    a, b, next_check = [], [], min(8, steps)
-    for k in range(1, steps + 1):
-        if k > basis.shape[1]:
-            basis = torch.cat([basis, torch.empty_like(basis)], 1)
-        basis[:, k - 1] = v
-        # α_k = a_k², β_k = a_k b_k: kept as factors, so that nothing overflows in float32
-        u = operator.apply(v)
-        a.append(_norm(u))
-        w = operator.adjoint(u / a[-1].clamp(min=tiny).to(v)[:, None]) - a[-1].to(v)[:, None] * v
-        w = _orthogonal(w, basis[:, :k])  # against all, so that rounding brings no found direction back
-        b.append(_norm(w))
-        v = w / b[-1].clamp(min=tiny).to(v)[:, None]
-        if k == next_check:
-            next_check = min(steps, k + 4 + k // 8)
-            ritz = Ritz.from_steps(torch.stack(a, 1).cpu(), torch.stack(b, 1).cpu(), live, failure_probability, eps)
-            # a matrix keeps the value it first converged to: the same alone as in any batch
-            fresh = ~done if k == steps else ~done & ritz.below(tolerance)
-            if bool(fresh.any()):
-                estimate, upper = torch.where(fresh, ritz.lower(), estimate), torch.where(fresh, ritz.upper(), upper)
-            done |= fresh
-            if bool(done.all()):
-                break
-    slack = rounding_slack(operator.dtype, operator.terms)
-    to = {"device": operator.device}
-    return Norms(estimate.to(**to), (upper * (1.0 + slack)).to(**to), failure_probability, k)
+    estimate, upper = torch.zeros(2, operator.batch, dtype=torch.float64)
+    done, next_check = torch.zeros(operator.batch, dtype=torch.bool), min(8, steps)
+    while not bool(done.all()):
+        while lanczos.steps < next_check:
+            lanczos.step()
+        if lanczos.lost_orthogonality():  # start again, against all vectors in every step
+            lanczos, next_check = Lanczos(operator, start, 1), min(8, steps)
+            continue
+        next_check = min(steps, lanczos.steps + 4 + lanczos.steps // 40)
+        ritz = Ritz.from_steps(*lanczos.coefficients(), live, failure_probability, torch.finfo(operator.dtype).eps)
+        # a matrix keeps the value it first converged to: the same alone as in any batch
+        fresh = ~done if lanczos.steps == steps else ~done & ritz.below(tolerance)
+        if bool(fresh.any()):
+            estimate, upper = torch.where(fresh, ritz.lower(), estimate), torch.where(fresh, ritz.upper(), upper)
+        done |= fresh
+    upper = upper * (1.0 + rounding_slack(operator.dtype, operator.terms))
+    return Norms(estimate.to(operator.device), upper.to(operator.device), failure_probability, lanczos.steps)
+
+
+class Lanczos:
+    """The Lanczos process on MᵀM from the start vectors (B, n), one `step` at a time, for a batch of B matrices.
+
+    The new vector is made orthogonal to all earlier ones in every step (`every` = 1), or in two steps out of `every`:
+    in between the three-term recurrence keeps vectors orthogonal to √eps, which is all that the coefficients need
+    (Simon, Linear Algebra Appl. 61, 1984); `lost_orthogonality` says whether that held.
+    """
+
+    def __init__(self, operator: Operator, start: Tensor, every: int) -> None:
+        self.operator, self.every, self.tiny = operator, every, torch.finfo(start.dtype).tiny
+        self.steps = 0
+        self.a: list[Tensor] = []  # α_k = a_k², β_k = a_k b_k: kept as factors, so that nothing overflows in float32
+        self.b: list[Tensor] = []
+        self.basis: list[Tensor] = []  # blocks (B, BLOCK, n)
+        self.v = self._unit(start, _norm(start))
+        self.loss = start.new_zeros(())
+
+    def step(self) -> None:
+        """One application of M and of Mᵀ."""
+        v, previous = self.v, None if self.steps == 0 else self._vector(self.steps - 1)
+        if self.steps % BLOCK == 0:
+            self.basis.append(v.new_empty(v.shape[0], BLOCK, v.shape[1]))
+        self._vector(self.steps)[:] = v
+        self.steps += 1
+        u = self.operator.apply(v)
+        a = _norm(u)
+        w = self.operator.adjoint(self._unit(u, a)) - a.to(v)[:, None] * v
+        if previous is not None and self.every > 1:
+            w -= (self.b[-1] * self.a[-1] / a.clamp(min=self.tiny)).to(v)[:, None] * previous
+        if self.every == 1 or self.steps % self.every < 2:
+            w = self._orthogonal(w)
+        b = _norm(w)
+        self.a.append(a)
+        self.b.append(b)
+        self.v = self._unit(w, b)
+
+    def coefficients(self) -> tuple[Tensor, Tensor]:
+        """(a, b), each (B, steps), on the CPU."""
+        return torch.stack(self.a, 1).cpu(), torch.stack(self.b, 1).cpu()
+
+    def lost_orthogonality(self) -> bool:
+        """Whether vectors that were left to the recurrence drifted further than √eps from orthogonality."""
+        return self.every > 1 and float(self.loss) > math.sqrt(torch.finfo(self.v.dtype).eps)
+
+    def _orthogonal(self, w: Tensor) -> Tensor:
+        """w (B, n) less its components along the basis, whose largest is noted."""
+        length = None if self.every == 1 else _norm(w).clamp(min=self.tiny).to(w)
+        for i, block in enumerate(self.basis):
+            part = block[:, : min(BLOCK, self.steps - i * BLOCK)]
+            if w.shape[0] == 1:  # a matrix times a vector is faster without the batch
+                c = part[0] @ w[0]
+                w = torch.addmv(w[0], part[0].T, c, alpha=-1)[None]
+            else:
+                c = w[:, None] @ part.mT
+                w = torch.baddbmm(w[:, None], c, part, alpha=-1)[:, 0]
+            if length is not None:
+                self.loss = torch.maximum(self.loss, (c.abs().reshape(len(w), -1).amax(1) / length).amax())
+        return w
+
+    def _vector(self, k: int) -> Tensor:
+        return self.basis[k // BLOCK][:, k % BLOCK]
+
+    def _unit(self, v: Tensor, length: Tensor) -> Tensor:
+        return v / length.clamp(min=self.tiny).to(v)[:, None]
 
 
 @dataclass(frozen=True)
@@ -191,20 +243,19 @@ class Ritz:
         return self.unit * (self.top + torch.where(self.exhausted, 0.0, high.exp())).sqrt()
 
 
-def _orthogonal(w: Tensor, basis: Tensor) -> Tensor:
-    """w (B, n) less its components along the orthonormal basis (B, k, n)."""
-    if w.shape[0] == 1:  # a matrix times a vector is faster without the batch
-        return torch.addmv(w[0], basis[0].T, basis[0] @ w[0], alpha=-1)[None]
-    return torch.baddbmm(w[:, None], w[:, None] @ basis.mT, basis, alpha=-1)[:, 0]
+def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """(dimension of the space of live columns (B,), start vectors in it (B, columns)).
 
-
-def _gaussian(operator: Operator, generator: torch.Generator | None) -> Tensor:
-    """One start vector for the whole batch, (B, columns): an input's result does not depend on its neighbours.
-
-    Drawn on the CPU, so that a seed gives the same on every device.
+    One start for the whole batch, so that an input's result does not depend on its neighbours; drawn on the CPU, so that
+    a seed gives the same on every device.
     """
-    start = torch.randn(operator.columns, generator=generator, dtype=torch.float32)
-    return start.to(dtype=operator.dtype, device=operator.device).expand(operator.batch, -1)
+    n, batch = operator.columns, operator.batch
+    start = torch.randn(n, generator=generator, dtype=torch.float32)
+    start = start.to(dtype=operator.dtype, device=operator.device).expand(batch, -1)
+    if operator.column_mask is None:
+        return torch.full((batch,), n), start
+    kept = operator.column_mask.reshape(-1, n) != 0
+    return kept.sum(1).cpu().expand(batch), torch.where(kept, start, 0.0)
 
 
 def _norm(v: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from .graph import Stage
-from .linear import Reshape, size
+from .linear import Convolution, Reshape, Shape, size
 from .spectral import DENSE_SIDE, Norms, Operator, dense_norms, lanczos_norms
 
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
 TINY_COST = 1_000_000  # multiplications
+LARGE_IMAGE = 2500  # pixels
 
 
 class StageNorms:
@@ -53,19 +54,50 @@ class StageNorms:
         """R A D as a batch of operators on flat vectors, in the working dtype."""
         in_shape, out_shape = stage.in_shapes[source], stage.out_shape
         cast, d = stage.to(self.dtype), live.to(self.dtype)
-        R = 1.0 if r is None else r.to(self.dtype)
+        R = None if r is None else r.to(self.dtype)
         batch = max(live.shape[0], 1 if r is None else r.shape[0])
+        flat, shaped = _flat, _shaped
+        if _pays_channels_last(stage, live.device):
+            flat, shaped, last = _flat_channels_last, _shaped_channels_last, {"memory_format": torch.channels_last}
+            cast = cast.entries(lambda w: w.contiguous(**last))
+            d, R = d.contiguous(**last), None if R is None else R.contiguous(**last)
 
         def apply(v: Tensor) -> Tensor:
-            return (R * cast.apply({source: d * v.reshape(-1, *in_shape)})).reshape(batch, -1)
+            y = cast.apply({source: d * shaped(v, in_shape)})
+            return flat(y if R is None else R * y)
 
         def adjoint(u: Tensor) -> Tensor:
-            return (d * cast.adjoint(R * u.reshape(-1, *out_shape))[source]).reshape(batch, -1)
+            y = shaped(u, out_shape)
+            return flat(d * cast.adjoint(y if R is None else R * y)[source])
 
         return Operator(
             batch, size(out_shape), size(in_shape), apply, adjoint, self.dtype, live.device, stage.terms,
-            row_mask=None if r is None else r, column_mask=live,
+            row_mask=None if R is None else flat(R), column_mask=flat(d),
         )  # fmt: skip
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[0], -1)
+
+
+def _shaped(v: Tensor, shape: Shape) -> Tensor:
+    return v.reshape(-1, *shape)
+
+
+def _flat_channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1)
+
+
+def _shaped_channels_last(v: Tensor, shape: Shape) -> Tensor:
+    """(B, n) in the order of (H, W, C) as (B, C, H, W), without a copy."""
+    C, H, W = shape
+    return v.reshape(-1, H, W, C).permute(0, 3, 1, 2)
+
+
+def _pays_channels_last(stage: Stage, device: torch.device) -> bool:
+    """2-D convolutions of large images run up to twice as fast on the CPU with the channels side by side."""
+    convolutions = all(isinstance(layer.op, Convolution) and len(layer.shape) == 3 for layer in stage.layers)
+    return convolutions and device.type == "cpu" and size(stage.out_shape[1:]) >= LARGE_IMAGE
 
 
 @contextmanager
