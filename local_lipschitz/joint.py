@@ -41,7 +41,7 @@ class JointBound(Bound):
 
 
 def joint_bound(
-    net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, effort: int = 100,
+    net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, effort: int = 60,
     tolerance: float = 2e-3, failure_probability: float = 1e-9, seed: int = 0,
 ) -> JointBound:  # fmt: skip
     """Bound of ‖f(x) − f(x0)‖ / ‖x − x0‖ over 0 < ‖x − x0‖ ≤ eps, with all layers bounded together.

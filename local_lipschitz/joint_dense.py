@@ -19,7 +19,8 @@ from .joint_passes import Random, layer_gain
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
 LIMIT = 2500  # groups
 WORK = 2e11  # multiplications spent on rows
-P_NORMS = (8.0, 64.0)
+# p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
+STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.0005))
 SLACK = 1e-9  # of S and W, outward: float64 rounding of products over at most some 10⁵ terms
 
 
@@ -58,7 +59,7 @@ class DenseGroups:
             raise TooManyGroups
         self.candidates = Rows(self, *rows(network, count))
         if len(self.mu):
-            self.mu = self.candidates.improve(self.mu, self.steps, None)
+            self.mu = self.candidates.improve(self.mu, self.steps, True)
         return (self.candidates.diagonal(self.mu) * (1.0 + SLACK)).sqrt()
 
     def add(self, network: Network, kept: Tensor, g: Tensor) -> None:
@@ -95,12 +96,11 @@ class DenseGroups:
         if len(self.mu) == 0:
             return before, before
         best, mu = before, self.mu
-        for p in P_NORMS if C is None else (None,):
-            mu = function.improve(mu, max(1, effort // 2), p)
-            best = torch.minimum(best, function.bounds(mu, C is not None))
+        mu = function.improve(mu, effort, C is not None)
+        best = torch.minimum(best, function.bounds(mu, C is not None))
         if C is not None:
             alone = [function.row(k) for k in range(len(C))]
-            own = [row.bounds(row.improve(mu, max(1, effort // 4), None), True) for row in alone]
+            own = [row.bounds(row.improve(mu, effort // 4, True), True) for row in alone]
             best = torch.minimum(best, torch.cat(own))
         return best, before
 
@@ -151,12 +151,23 @@ class Rows:
         """One of the functions."""
         return Rows(self.groups, self.delta[k : k + 1], self.P[k : k + 1])
 
-    def improve(self, mu: Tensor, steps: int, p: float | None) -> Tensor:
-        """Multipliers for a smaller mean of log S_ii (p None), or p-norm of the eigenvalues of S."""
-        theta, value = newton(lambda theta: self._point(theta.exp(), p), mu.log(), steps)
-        return theta.exp() if math.isfinite(value) else mu
+    def improve(self, mu: Tensor, steps: int, each: bool) -> Tensor:
+        """Better multipliers for the mean of log S_ii (`each`), or else for the largest eigenvalue of S.
 
-    def _point(self, mu: Tensor, p: float | None) -> Point | None:
+        An interior-point method: the objective plus −τ log det(W scaled to unit diagonal μ), for falling τ; the largest
+        eigenvalue is smoothed to a p-norm, for growing p.
+        """
+        for p, tau in STAGES:
+            tau = tau / len(mu)
+            if steps <= 1:
+                break
+            mu, used = newton(
+                lambda mu: self._point(mu, None if each else p, tau), mu, steps, 0.1 * tau * len(mu)  # noqa: B023
+            )
+            steps -= used
+        return mu
+
+    def _point(self, mu: Tensor, p: float | None, tau: float) -> Point | None:
         """Value and derivatives in log μ: ∂S/∂μ_g = E_gE_gᵀ − Y_gY_gᵀ with Y = W⁻¹C, E = Pᵀ + TᵀY."""
         solved = self._solve(mu)
         if solved is None:
@@ -173,21 +184,26 @@ class Rows:
             S, basis = torch.linalg.eigh(self.NN + (self.P * mu) @ self.P.T + X.T @ X)
             value, weight = log_norm(S, p)
             E, Y = E @ basis, Y @ basis
+        slope = (E.square() - Y.square()) @ weight
+        inverse = torch.cholesky_inverse(L)
+        half = inverse @ T
+        full = T.T @ half
+        barrier = 2.0 * L.diagonal().log().sum() - mu.log().sum()
+        gradient = slope - tau * (inverse.diagonal() - full.diagonal())
 
-        def curvature() -> Tensor:
-            # d²S = 2 RᵀW⁻¹R with R = T dμ E − dμ Y
-            inverse = torch.cholesky_inverse(L)
-            half = inverse @ T
-            cross = half.T * ((E * weight) @ Y.T)
-            H = (T.T @ half) * ((E * weight) @ E.T) - cross - cross.T + inverse * ((Y * weight) @ Y.T)
-            H *= 2.0
+        def hessian() -> Tensor:
+            # d²S = 2 RᵀW⁻¹R with R = T dμ E − dμ Y; what makes the logarithms concave is left out
+            cross = half * ((Y * weight) @ E.T)
+            H = full * ((E * weight) @ E.T) - cross - cross.T + inverse * ((Y * weight) @ Y.T)
+            H = 2.0 * H + tau * (inverse.square() - half.square() - half.T.square() + full.square())
             if p is not None:
                 for i, j, factor in _mixing(S, p):
                     J = E[:, i] * E[:, j] - Y[:, i] * Y[:, j]
                     H.addr_(J, J, alpha=factor)
+                H.addr_(slope, slope, alpha=1.0 - p)
             return H * mu[:, None] * mu
 
-        return Point(value, mu * (E.square() @ weight), mu * (Y.square() @ weight), curvature)
+        return Point(value - tau * float(barrier), mu * gradient + tau, hessian)
 
 
 def _mixing(S: Tensor, p: float) -> list[tuple[int, int, float]]:

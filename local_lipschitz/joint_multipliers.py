@@ -19,8 +19,6 @@ Evaluate = Callable[[Tensor], tuple[float, Tensor, Tensor] | None]
 
 MEMORY = 12  # pairs that L-BFGS keeps
 FIRST_STEP = 0.5  # in log μ
-LONGEST = 3.0  # Newton step, in log μ
-TOLERANCE = 1e-5  # of the objective, a logarithm
 TINY = 1e-290
 STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
 PATIENCE = 6
@@ -92,46 +90,39 @@ def _two_loop(gradient: Tensor, history: list[tuple[Tensor, Tensor]], scale: Ten
 
 @dataclass(frozen=True)
 class Point:
-    """An objective at some θ = log μ: value, the two positive parts of its gradient up − down, and its curvature.
-
-    `curvature()` is the Hessian in θ without diag(up − down) and without what makes a logarithm concave: positive
-    semidefinite, and exact where the gradient vanishes.
-    """
+    """An objective at some μ: its value, and gradient and Hessian in log-scaled steps dμ/μ."""
 
     value: float
-    up: Tensor
-    down: Tensor
-    curvature: Callable[[], Tensor]
+    gradient: Tensor
+    hessian: Callable[[], Tensor]
 
 
-def newton(evaluate: Callable[[Tensor], Point | None], theta: Tensor, steps: int) -> tuple[Tensor, float]:
-    """Minimise over θ = log μ from a feasible start by damped Newton steps: (θ, objective). Every iterate is feasible."""
-    point, used = evaluate(theta), 1
-    if point is None:
-        return theta, math.inf
-    while used < steps:
-        gradient = point.up - point.down
-        hessian = point.curvature()
-        # μ ∂/∂μ (μ g) = μ² ∂g/∂μ + μ g: the second part vanishes at the optimum; its size damps groups far from it
-        hessian.diagonal().add_(gradient.abs() + 1e-6 * (point.up + point.down).mean() + TINY)
+def newton(
+    evaluate: Callable[[Tensor], Point | None], mu: Tensor, steps: int, accuracy: float
+) -> tuple[Tensor, int]:
+    """Minimise a convex objective from a feasible start by damped Newton steps: (μ, evaluations). μ stays feasible."""
+    point, used = evaluate(mu), 1
+    while point is not None and used < steps:
+        hessian = point.hessian()
+        hessian.diagonal().add_(1e-9 * hessian.diagonal().mean() + TINY)
         L, info = torch.linalg.cholesky_ex(hessian)
         if int(info):
             break
-        direction = -torch.cholesky_solve(gradient[:, None], L)[:, 0]
-        slope = float(gradient @ direction)
-        if not slope < -TOLERANCE:
+        direction = -torch.cholesky_solve(point.gradient[:, None], L)[:, 0]
+        slope = float(point.gradient @ direction)
+        if not slope < -accuracy:
             break
-        step, trial = min(1.0, LONGEST / float(direction.abs().max())), None
-        while used < steps:
-            trial = evaluate(theta + step * direction)
+        step, trial = min(1.0, 0.95 / max(float(-direction.min()), 1e-3)), None  # μ > 0
+        while used < steps and step > 1e-6:
+            trial = evaluate(mu * (1.0 + step * direction))
             used += 1
             if trial is not None and trial.value <= point.value + 0.1 * step * slope:
                 break
-            step, trial = 0.4 * step, None
+            step, trial = 0.5 * step, None
         if trial is None:
             break
-        theta, point = theta + step * direction, trial
-    return theta, point.value
+        mu, point = mu * (1.0 + step * direction), trial
+    return mu, used
 
 
 def log_norm(eigenvalues: Tensor, p: float) -> tuple[float, Tensor]:
