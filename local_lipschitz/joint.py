@@ -153,7 +153,7 @@ def _collect(local: Bound, results: list[Result]) -> JointBound:
     names = [name for name, _ in results[0].growth]
     growth = torch.tensor([[gain for _, gain in r.growth] for r in results], dtype=torch.float64).to(value)
     top = value.amax(1) if value.dim() == 2 else value
-    along = torch.cat([torch.ones_like(growth[:, :1]), growth, top[:, None]], 1).clamp(min=TINY)
+    along = torch.cat([torch.ones_like(top)[:, None], growth, top[:, None]], 1).clamp(min=TINY)
     per_layer = [(name, along[:, i + 1] / along[:, i]) for i, name in enumerate([*names, local.per_layer[-1][0]])]
     failure = local.failure_probability + max(r.failure for r in results)
     passes = local.passes + sum(r.passes for r in results) / len(results)

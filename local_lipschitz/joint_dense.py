@@ -70,7 +70,7 @@ class DenseGroups:
         delta, w = self.candidates.delta[kept], self.candidates.P[kept]
         S = self.candidates.matrix(self.mu)[kept][:, kept]
         d = S.diagonal().clamp(min=torch.finfo(S.dtype).tiny)
-        top = _power(S / (d.sqrt()[:, None] * d.sqrt()))
+        top = _largest(S / (d.sqrt()[:, None] * d.sqrt()), self.random)
         cross = delta @ self.Q.T
         self.QQ = torch.cat([torch.cat([self.QQ, cross.T], 1), torch.cat([cross, delta @ delta.T], 1)])
         self.Q = torch.cat([self.Q, delta])
@@ -220,10 +220,11 @@ def _mixing(S: Tensor, p: float) -> list[tuple[int, int, float]]:
     return result
 
 
-def _power(S: Tensor) -> Tensor:
-    """Roughly the largest eigenvalue of a correlation matrix, not below it by more than a few per cent."""
-    x = S.abs().sum(1)
-    for _ in range(30):
-        y = S @ x
-        x = y / y.norm().clamp(min=1e-300)
-    return (x @ (S @ x) * 1.05).clamp(min=1.0)
+def _largest(S: Tensor, random: Random) -> float:
+    """The largest eigenvalue of a correlation matrix; of a large one roughly, hardly below it by more than a tenth."""
+    if len(S) <= 400:
+        return float(torch.linalg.eigvalsh(S)[-1].clamp(min=1.0))
+    x = random.normal(len(S), 4, S)
+    for _ in range(20):
+        x = torch.linalg.qr(S @ x)[0]
+    return max(1.0, float(torch.linalg.matrix_norm(S @ x, 2)))

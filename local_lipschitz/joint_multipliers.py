@@ -24,15 +24,15 @@ STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
 PATIENCE = 6
 
 
-def descend(evaluate: Evaluate, theta: Tensor, steps: int) -> tuple[Tensor, float, int]:
-    """Minimise over θ = log μ from a feasible start: (θ, objective, evaluations used).
+def descend(evaluate: Evaluate, theta: Tensor, steps: int) -> Tensor:
+    """Minimise over θ = log μ from a feasible start; `steps` evaluations at most.
 
     L-BFGS with the inverse of |positive| + |negative| part of the gradient as its initial Hessian: each part is the
     curvature that its group has by itself. Backtracks from infeasible points, so every iterate is feasible.
     """
     state, used = evaluate(theta), 1
     if state is None:
-        return theta, math.inf, used
+        return theta
     value, up, down = state
     history: list[tuple[Tensor, Tensor]] = []
     values = [value]
@@ -69,7 +69,7 @@ def descend(evaluate: Evaluate, theta: Tensor, steps: int) -> tuple[Tensor, floa
         values.append(value)
         if len(values) > PATIENCE and values[-1 - PATIENCE] - value < STALL:
             break
-    return theta, value, used
+    return theta
 
 
 def _two_loop(gradient: Tensor, history: list[tuple[Tensor, Tensor]], scale: Tensor) -> Tensor:

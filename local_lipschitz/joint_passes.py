@@ -7,6 +7,7 @@ one forward pass. W⁻¹ is applied by conjugate gradients, and the result rests
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ BASIS = 6  # output directions that the multipliers are tuned for, where the out
 SMALL_OUTPUT = 16  # all output directions at once
 ROUNDS = 3  # changes of these directions
 P_NORM = 16.0
+REPAIRS = (1.05, 1.2, 1.5, 2.0, 4.0, 16.0)
 ROUGH = 2e-2  # tolerance of the gains on the way
 FINE = 5e-4  # of the last certificate: what it exceeds 1 by counts once for each layer
 SLACK = 1e-9
@@ -78,20 +80,20 @@ def _conjugate_gradients(network: Network, mu: Tensor, C: Tensor, guess: Tensor 
 
 @dataclass
 class Top:
-    """An estimate of the best γ for given μ, from below, and the output directions that attain it, (p, m)."""
+    """Estimates of the best γ (1,) or (K,) for given μ, from below, and the output directions (p, m) to tune μ for."""
 
-    gamma: float
+    gamma: Tensor
     F: Tensor
 
 
 def top(network: Network, mu: Tensor, F: Tensor, rounds: int = 3) -> Top | None:
     """Estimate of the largest eigenvalue of S(μ) by block Krylov spaces; None where W is not ≻ 0."""
-    if F.shape[0] == network.out_size:
+    if F.shape[0] == network.out_size:  # F is square and orthogonal
         answer = respond(network, mu, F, None)
         if answer is None:
             return None
         values = torch.linalg.eigvalsh((F @ answer[0].T).double())
-        return Top(float(values[-1]), F)
+        return Top(values[-1:], F)
     basis = images = None
     block = torch.linalg.qr(F.T)[0].T
     for _ in range(rounds):
@@ -107,10 +109,18 @@ def top(network: Network, mu: Tensor, F: Tensor, rounds: int = 3) -> Top | None:
     small = (basis @ images.T).double()
     values, vectors = torch.linalg.eigh(0.5 * (small + small.T))
     best = vectors[:, -F.shape[0] :].flip(1).to(F.dtype).T @ basis
-    return Top(float(values[-1]), best)
+    return Top(values[-1:], best)
 
 
-def improve(network: Network, mu: Tensor, F: Tensor, steps: int, p: float | None) -> tuple[Tensor, int]:
+def estimate(network: Network, mu: Tensor, C: Tensor | None, F: Tensor) -> Top | None:
+    """γ (1,) of the whole output, or (K,) of each of C (K, m); None where W is not ≻ 0."""
+    if C is None:
+        return top(network, mu, F)
+    answer = respond(network, mu, C, None)
+    return None if answer is None else Top((C * answer[0]).double().sum(1), C)
+
+
+def improve(network: Network, mu: Tensor, F: Tensor, steps: int, p: float | None) -> Tensor:
     """Better multipliers for the outputs F (p rows): mean of log S_ii (p None) or p-norm of the eigenvalues of F S Fᵀ."""
     dtype, warm = F.dtype, [None]
 
@@ -135,8 +145,7 @@ def improve(network: Network, mu: Tensor, F: Tensor, steps: int, p: float | None
         weight, m = weight[:, None], theta.exp()
         return value, m * (left.double().square() * weight).sum(0), m * (right.double().square() * weight).sum(0)
 
-    theta, value, used = descend(evaluate, mu.double().log(), steps)
-    return (theta.exp().to(dtype) if math.isfinite(value) else mu), used
+    return descend(evaluate, mu.double().log(), steps).exp().to(dtype)
 
 
 @dataclass
@@ -190,14 +199,19 @@ def certify(
     return gamma * s.clamp(min=1.0) ** (network.depth + 1)
 
 
+def directions(count: int, network: Network | LastGroups, random: Random) -> Tensor:
+    """Output directions (count, m) to start from; all of them where they are few."""
+    m = network.out_size
+    return torch.eye(m).to(network.like) if m <= SMALL_OUTPUT else random.normal(count, m, network.like)
+
+
 def layer_gain(network: Network, mu: Tensor, random: Random) -> float:
     """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `network`; inf where μ is not feasible."""
-    F = random.normal(2, network.out_size, network.like)
     if network.depth > 0:
-        found = top(network, mu, F)
+        found = top(network, mu, directions(2, network, random))
         if found is None:
             return math.inf
-        gamma = 1.01 * found.gamma
+        gamma = 1.01 * float(found.gamma)
     else:
         gamma = 1.0
     gamma = certify(network, mu, mu.new_full((1,), gamma, dtype=torch.float64), None, random, ROUGH)
@@ -212,6 +226,7 @@ class PassGroups:
     def __init__(self, network: Network, cost: int, steps: int, random: Random) -> None:
         self.network, self.steps, self.random = network, steps, random
         self.mu = network.like.new_zeros(0)
+        self.order = network.like.new_zeros(0)  # of each group's kink layer: 1, 2, …
 
     def gains(self, network: Network, count: int) -> None:
         return None
@@ -222,12 +237,22 @@ class PassGroups:
             return
         g = g.to(self.network.like)
         rows = LastGroups(network, len(g), g)
-        found = top(rows, self.mu, self.random.normal(1, len(g), g), rounds=2)
-        if found is None:
-            raise Infeasible(f"no feasible multipliers for the {len(g)} uncertain elements of {network.blocks[-1].plan.name}")
-        self.mu = torch.cat([self.mu, 2.0 * max(1.0, 1.1 * found.gamma) * g.square()])
+        found = self._repaired(lambda: top(rows, self.mu, directions(2, rows, self.random)))
+        self.mu = torch.cat([self.mu, 2.0 * max(1.0, 1.1 * float(found.gamma)) * g.square()])
+        self.order = torch.cat([self.order, g.new_full((len(g),), network.depth)])
+
+    def _repaired(self, attempt: Callable[[], Top | None]) -> Top:
+        """attempt(), with multipliers that are feasible: μ_k s^k is where ‖H‖² ≤ s with μ (docs, section 4)."""
+        for s in REPAIRS:
+            found = attempt()
+            if found is not None and bool(torch.isfinite(found.gamma).all()):
+                return found
+            self.mu = self.mu * s**self.order
+        raise Infeasible("no feasible multipliers were found")
 
     def layer_gain(self, network: Network) -> float:
+        if len(self.mu):
+            self._repaired(lambda: top(network, self.mu, directions(2, network, self.random), rounds=1))
         return layer_gain(network, self.mu, self.random)
 
     def outputs(self, network: Network, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:
@@ -237,32 +262,19 @@ class PassGroups:
             value = certify(network, self.mu, ones, C, self.random, self.random.tolerance).sqrt()
             return value, value
         few = C is None and network.out_size <= SMALL_OUTPUT
-        F = C
-        if C is None:
-            eye = torch.eye(network.out_size).to(network.like)
-            F = eye if few else self.random.normal(BASIS, network.out_size, network.like)
-        gamma, F = self._estimate(network, C, F)
-        before = gamma.sqrt()
+        F = directions(BASIS, network, self.random) if C is None else C
+        best = self._repaired(lambda: estimate(network, self.mu, C, F))
+        before, gamma, mu = best.gamma.sqrt(), best.gamma, self.mu
         rounds = 1 if few or C is not None else ROUNDS
         for _ in range(rounds):
-            mu, _ = improve(network, self.mu, F, max(1, effort // rounds), P_NORM if C is None else None)
-            old, self.mu = self.mu, mu
-            smaller, F = self._estimate(network, C, F)
-            if not bool((smaller.sum() <= gamma.sum())):
-                self.mu = old
+            self.mu = improve(network, self.mu, best.F, max(1, effort // rounds), P_NORM if C is None else None)
+            try:
+                best = self._repaired(lambda: estimate(network, self.mu, C, best.F))  # noqa: B023
+            except Infeasible:
                 break
-            gamma = smaller
+            if not bool(best.gamma.sum() < gamma.sum()):
+                break
+            gamma, mu = best.gamma, self.mu
+        self.mu = mu
         gamma = certify(network, self.mu, gamma * (1.0 + self.random.tolerance), C, self.random, FINE)
         return gamma.sqrt(), before
-
-    def _estimate(self, network: Network, C: Tensor | None, F: Tensor) -> tuple[Tensor, Tensor]:
-        """γ (1,) or (K,) for the multipliers as they are, and the output directions to tune them for."""
-        if C is None:
-            found = top(network, self.mu, F)
-            gamma, F = (None, F) if found is None else (F.new_tensor([found.gamma], dtype=torch.float64), found.F)
-        else:
-            answer = respond(network, self.mu, C, None)
-            gamma = None if answer is None else (C * answer[0]).double().sum(1)
-        if gamma is None or not bool(torch.isfinite(gamma).all()):
-            raise Infeasible("the multipliers of the layers together are not feasible")
-        return gamma, F
