@@ -5,7 +5,8 @@ Networks, IEEE TNNLS 2023, doi 10.1109/TNNLS.2023.3273228.
 """
 
 from .bounds import Bound, global_bound, local_bound
+from .describe import describe
 from .joint import JointBound, joint_bound
 from .layers import UnsupportedLayerError
 
-__all__ = ["Bound", "JointBound", "UnsupportedLayerError", "global_bound", "joint_bound", "local_bound"]
+__all__ = ["Bound", "JointBound", "UnsupportedLayerError", "describe", "global_bound", "joint_bound", "local_bound"]

@@ -94,10 +94,11 @@ FUNCTIONS: dict[str, Callable] = {
     "repeat": t.repeat,
 }  # fmt: skip
 
-_ACTIVATION = "it is not supported; activations that are: ReLU, LeakyReLU, PReLU, Hardtanh, ReLU6, abs and clamp"
+NOT_SUPPORTED = "not supported; the README has a table of the layers that are"
+_ACTIVATION = "not supported; activations that are: ReLU, LeakyReLU, PReLU, Hardtanh, ReLU6, abs and clamp"
 _LAST = "where it is the last layer, leave it out: the bound is for the logits"
-_COMPARED = "the network decides by the values of its input; only piecewise linear layers are supported"
-_STATISTICS = "it divides by statistics of its input and is not piecewise linear; BatchNorm in eval mode is supported"
+_COMPARED = "not supported, the network would decide by the values of its input"
+_STATISTICS = "not supported, it divides by statistics of its input; BatchNorm in eval mode is supported"
 
 # Why a function is refused, and what to do.
 REFUSED: dict[str, str] = {
@@ -107,7 +108,10 @@ REFUSED: dict[str, str] = {
          "hardshrink", "softshrink", "tanhshrink", "threshold", "rrelu"],
         _ACTIVATION,
     ),
-    **dict.fromkeys(["exp", "log", "sqrt", "pow", "square", "sin", "cos", "var", "std"], "it is not piecewise linear"),
+    **dict.fromkeys(
+        ["exp", "log", "sqrt", "pow", "square", "sin", "cos", "var", "std"], "not supported, it is not piecewise linear"
+    ),
+    **dict.fromkeys(["max", "amax", "maximum", "min", "amin", "minimum"], "not supported; max pooling and clamp are"),
     **dict.fromkeys(
         ["layer_norm", "group_norm", "instance_norm", "local_response_norm", "normalize", "norm"], _STATISTICS
     ),

@@ -100,9 +100,10 @@ def reshaping(torch_function: Callable[..., Tensor]) -> Callable[..., Traced]:
     def handler(x: Traced, *args: object, **kwargs: object) -> Traced:
         out = torch_function(torch.empty(x.shape, device="meta"), *args, **kwargs).shape
         if len(out) == 0 or out[0] != BATCH:
-            wanted = tuple(n if n != BATCH else "batch" for n in out)
+            holds = next((i for i, n in enumerate(out) if n % BATCH == 0), -1)
+            made = [f"batch·{n // BATCH}" if i == holds else n for i, n in enumerate(out)]
             raise UnsupportedLayerError(
-                f"from (batch, {_commas(x.unbatched)}) to ({_commas(wanted)}) mixes the inputs of a batch; "
+                f"from (batch, {_commas(x.unbatched)}) to ({_commas(made)}) mixes the inputs of a batch; "
                 "wanted is x.flatten(1), or x.view(x.shape[0], ...)"
             )
         return x.reshaped(tuple(out[1:]))

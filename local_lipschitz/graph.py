@@ -179,39 +179,46 @@ class Stage:
     def row_norms(self, source: str, d: Tensor) -> Tensor:
         """‖a_iᵀ D‖ for every row i of A_source, D = diag(d), d (B, *shape) in 0/1; (B, *out_shape), in d's dtype.
 
-        Exact (to rounding) for one affine layer with any number of reshapes, diagonal maps and paddings around it,
-        by Σ_j a_ij² d_j; an upper bound, by the triangle inequality, where several affine layers follow one another
-        or branches of the same source meet. Weights are converted a layer at a time.
+        Exact (to rounding) for one affine layer with any number of layers around it that only renumber, scale, cut, pad
+        with zeros or average without overlap: Σ_j a_ij² d_j. An upper bound where several affine layers follow one
+        another or branches of the same source meet. Weights are converted a layer at a time.
+
+        For a map M so far, with rows m_k, two things are known: squares q_k ≥ ‖m_kᵀD‖², and their spread h with
+        ‖Σ_k w_k m_kᵀD‖² ≤ Σ_k w_k² h_k for every w. So a row a of the next layer has the square min((Σ|a_k|√q_k)²,
+        Σ a_k² h_k), the first by the triangle inequality; and AM has the spread Σ_k a_ik² c_k h_k, where c_k counts
+        the non-zero entries of column k of A, by Cauchy's.
         """
-        squares: dict[str, Tensor | None] = {source: d}
-        single = {source: True}  # no column of the map so far holds more than one entry
-        for layer in self.layers:
-            inputs = [squares.get(i) for i in layer.inputs]
-            reached = [i for i, q in zip(layer.inputs, inputs, strict=True) if q is not None]
-            if not reached:
-                continue
-            # branches that meet again may both hold an entry of the same column
-            below = len(reached) == 1 and single[reached[0]]
-            if isinstance(layer.op, LinearMap) and not (below or layer.op.one_per_row):
-                absolute = layer.entries(lambda a: a.to(d.dtype).abs())
-                squares[layer.name] = _square(absolute.apply([_sqrt(q) for q in inputs]))
-                single[layer.name] = False
-            elif isinstance(layer.op, Sum) and len(reached) > 1:
-                squares[layer.name] = _square(layer.apply([_sqrt(q) for q in inputs]))
-                single[layer.name] = False
+        q, h = {source: d}, {source: d}
+        for layer in self.of(source).layers:
+            inputs = [i for i in layer.inputs if i in q]
+            linear, branches = isinstance(layer.op, LinearMap), len(inputs)
+            square = layer.entries(lambda a: a.to(d.dtype).square())
+            exact = all(h[i] is q[i] for i in inputs)  # so far no column holds two entries
+            if linear and not layer.op.one_per_row:
+                rows = square.apply([h[inputs[0]]])
+                if not exact:
+                    absolute = layer.entries(lambda a: a.to(d.dtype).abs())
+                    rows = torch.minimum(rows, absolute.apply([_root(q[inputs[0]])]).square())
+            elif branches > 1 and isinstance(layer.op, Sum):
+                rows = layer.apply([_root(q[i]) for i in inputs]).square()
             else:
-                squares[layer.name] = layer.entries(lambda a: a.to(d.dtype).square()).apply(inputs)
-                single[layer.name] = below and getattr(layer.op, "one_per_column", True)
+                rows = square.apply([q.get(i) for i in layer.inputs])
+            q[layer.name] = rows
+            if layer.name == self.target:
+                break
+            if linear and not layer.op.one_per_column:
+                (counts,) = layer.entries(lambda a: (a != 0).to(d.dtype)).adjoint(torch.ones_like(rows[:1]))
+                h[layer.name] = square.apply([counts * h[inputs[0]]])
+            elif branches > 1:
+                h[layer.name] = square.apply([branches * h[i] if i in h else None for i in layer.inputs])
+            else:
+                h[layer.name] = rows if exact else square.apply([h.get(i) for i in layer.inputs])
         # a convolution routine may return a rounding below zero where the sum is zero
-        return squares[self.target].clamp(min=0.0).sqrt()
+        return _root(q[self.target])
 
 
-def _sqrt(q: Tensor | None) -> Tensor | None:
-    return None if q is None else q.clamp(min=0.0).sqrt()
-
-
-def _square(h: Tensor | None) -> Tensor | None:
-    return None if h is None else h.square()
+def _root(squares: Tensor) -> Tensor:
+    return squares.clamp(min=0.0).sqrt()
 
 
 @dataclass(frozen=True)

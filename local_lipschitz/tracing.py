@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from .activations import MaxPool
 from .errors import UnsupportedLayerError
-from .functions import FUNCTIONS, REFUSED
+from .functions import FUNCTIONS, NOT_SUPPORTED, REFUSED
 from .functions_tensor import BATCH
 from .graph import INPUT, Call, Graph, Layer, Op
 from .linear import LinearMap, Permute, Reshape, Select, Shape
@@ -58,6 +58,9 @@ class Traced(fx.Proxy):
 
     def copied(self) -> Traced:
         return Traced(self.tracer, self.at, self.unbatched)
+
+    def __repr__(self) -> str:
+        return f"a tensor of shape (batch, {', '.join(str(n) for n in self.unbatched)})"
 
     # what code asks of a tensor without looking at its values
 
@@ -215,7 +218,7 @@ class Reader(fx.Tracer):
     def _function(self, target: Any, name: str, plain: str, args: tuple, kwargs: dict) -> Any:
         torchs = isinstance(target, str) or (target.__module__ or "torch").partition(".")[0] in ("torch", "_operator")
         if not torchs or plain not in FUNCTIONS:
-            raise UnsupportedLayerError(f"{name}: {REFUSED.get(plain, 'it is not supported')}")
+            raise UnsupportedLayerError(f"{name}: {REFUSED.get(plain, NOT_SUPPORTED)}")
         underscored = name.endswith("_") and not name.endswith("__")
         in_place = kwargs.pop("inplace", False) or underscored or plain in IN_PLACE
         result = FUNCTIONS[plain](*args, **kwargs)
