@@ -69,9 +69,10 @@ def sweep(path: Path, eps: Tensor, settings: dict[str, Any], batch: int, compute
 def methods(net: nn.Module, x0: Tensor, args: argparse.Namespace) -> dict[str, Callable[[Tensor], Tensor]]:
     """What each switched-on method computes for several ε at once."""
     certificate = {"tolerance": args.tolerance, "seed": args.seed}
+    points = min(1000, 30 * batch_of(net, x0))
     everything = {
-        "random": lambda eps: random_lower_bound(net, x0, eps, args.samples, args.seed),
-        "gradient": lambda eps: gradient_lower_bound(net, x0, eps, seed=args.seed),
+        "random": lambda eps: random_lower_bound(net, x0, eps, args.samples, args.seed, batch=points),
+        "gradient": lambda eps: gradient_lower_bound(net, x0, eps, seed=args.seed, batch=points),
         "global": lambda eps: global_bound(net, x0, **certificate).value.expand(len(eps)),
         "local": lambda eps: local_bound(net, x0, eps, **certificate).value,
     }

@@ -44,7 +44,7 @@ def random_lower_bound(
 
 
 def gradient_lower_bound(
-    net: nn.Module, x0: Tensor, eps: float | Tensor, starts: int = 32, steps: int = 40, seed: int = 0
+    net: nn.Module, x0: Tensor, eps: float | Tensor, starts: int = 32, steps: int = 40, seed: int = 0, batch: int = 32
 ) -> Tensor:
     """Largest quotient that gradient ascent on ‖f(x) − f(x0)‖ finds within each ball: (B,) float64.
 
@@ -58,8 +58,11 @@ def gradient_lower_bound(
     best = []
     for anchor, radius in zip(x0.expand(eps.shape[0], *x0.shape[1:]).split(1), eps, strict=True):
         spheres = radius * torch.logspace(0, -3, starts, dtype=torch.float64, device=x0.device)
-        delta = _ascend(net, anchor, spheres.to(x0.dtype), steps, generator)
-        best.append(quotients(graph, anchor, delta).amax())
+        found = [
+            quotients(graph, anchor, _ascend(net, anchor, part, steps, generator)).amax()
+            for part in spheres.to(x0.dtype).split(batch)
+        ]
+        best.append(torch.stack(found).amax())
     return torch.stack(best)
 
 
