@@ -61,8 +61,8 @@ def _runnable(net: nn.Module) -> nn.Module:
 
 
 def _dtype(net: nn.Module, x0: Tensor) -> torch.dtype:
-    parameters = [p for m in module_names(net) for p in m.parameters() if p.is_floating_point()]
-    return parameters[0].dtype if parameters else x0.dtype
+    parameters = (p for m in module_names(net) for p in m.parameters(recurse=False) if p.is_floating_point())
+    return next((p.dtype for p in parameters), x0.dtype)
 
 
 def _is_finite(value: Tensor) -> bool:
