@@ -24,30 +24,47 @@ from tqdm import tqdm
 import command_line
 import results
 from batches import in_batches
-from local_lipschitz import global_bound, local_bound
+from local_lipschitz import global_bound, joint_bound, local_bound
 from local_lipschitz.lower import gradient_lower_bound, random_lower_bound
 from networks import mnist as network
+from timing import pass_time
 
 compute_random = True
 compute_gradient = True
 compute_global = True
 compute_local = True
+compute_joint = True
 
+JOINT_EVERY = 3  # the joint bound is the costly one: every third ε by default
+JOINT_PASSES = 5000  # roughly what it takes at one ε, for the estimate of the time
+JOINT_MINUTES = 60  # where it would take longer, it has to be asked for with --joint
 LARGEST_BATCH = 3_000_000  # numbers in the inputs that a batch of ε may hold in the widest layer
 
 
 def arguments() -> argparse.Namespace:
     """The command line; the switches above are its defaults."""
     options = command_line.parser(__doc__, network)
-    for name in ("random", "gradient", "global", "local"):
-        default = globals()[f"compute_{name}"]
+    switches = {
+        "random": compute_random,
+        "gradient": compute_gradient,
+        "global": compute_global,
+        "local": compute_local,
+    }
+    for name, default in switches.items():
         options.add_argument(
             f"--{name}", action=argparse.BooleanOptionalAction, default=default, help=f"the {name} bound"
         )
+    options.add_argument(
+        "--joint", action=argparse.BooleanOptionalAction, default=None if compute_joint else False,
+        help=f"the joint bound (default: where it takes less than {JOINT_MINUTES} minutes)",
+    )  # fmt: skip
     options.add_argument("--eps-min", type=float, help="smallest ε, normalised units (default: the network's)")
     options.add_argument("--eps-max", type=float, help="largest ε (default: the network's)")
     options.add_argument("--points", type=int, default=30, help="number of ε, evenly spaced in log ε (default: 30)")
     options.add_argument("--samples", type=int, default=100_000, help="random samples an ε (default: 100000)")
+    options.add_argument(
+        "--joint-every", type=int, default=JOINT_EVERY, help=f"joint bound at every n-th ε (default: {JOINT_EVERY})"
+    )
     options.add_argument("--tolerance", type=float, default=2e-3, help="of one spectral norm (default: 2e-3)")
     options.add_argument("--overwrite", action="store_true", help="start anew instead of resuming")
     return options.parse_args()
@@ -75,6 +92,7 @@ def methods(net: nn.Module, x0: Tensor, args: argparse.Namespace) -> dict[str, C
         "gradient": lambda eps: gradient_lower_bound(net, x0, eps, seed=args.seed, batch=points),
         "global": lambda eps: global_bound(net, x0, **certificate).value.expand(len(eps)),
         "local": lambda eps: local_bound(net, x0, eps, **certificate).value,
+        "joint": lambda eps: joint_bound(net, x0, eps, **certificate).value,
     }
     return {name: compute for name, compute in everything.items() if getattr(args, name)}
 
@@ -82,13 +100,17 @@ def methods(net: nn.Module, x0: Tensor, args: argparse.Namespace) -> dict[str, C
 def main() -> None:
     args = arguments()
     network, net, x0 = command_line.load_network(args)
-    eps_min, eps_max = args.eps_min or network.eps_min, args.eps_max or network.eps_max
-    if not 0 < eps_min <= eps_max or args.points < 1 or args.samples < 1:
+    eps_min = network.eps_min if args.eps_min is None else args.eps_min
+    eps_max = network.eps_max if args.eps_max is None else args.eps_max
+    if not 0 < eps_min <= eps_max or min(args.points, args.samples, args.joint_every) < 1:
         raise ValueError(f"ε from {eps_min} to {eps_max} at {args.points} points with {args.samples} samples is empty")
     eps = torch.logspace(np.log10(eps_min), np.log10(eps_max), args.points, dtype=torch.float64, device=x0.device)
     common = {"network": network.name, "weights": results.fingerprint(net, x0), "random_weights": args.random_weights}
     common |= {"seed": args.seed, "eps_min": eps_min, "eps_max": eps_max, "points": args.points}
     of_method = {"random": {"samples": args.samples}, "gradient": {}}
+    joint_eps = eps[:: args.joint_every]
+    if args.joint is not False:
+        args.joint = worth_it(net, x0, len(joint_eps), asked_for=args.joint is True)
 
     for name, compute in methods(net, x0, args).items():
         path = network.data_dir / f"{name}.npz"
@@ -96,8 +118,17 @@ def main() -> None:
             path.unlink(missing_ok=True)
         settings = common | of_method.get(name, {"tolerance": args.tolerance})
         batch = {"local": batch_of(net, x0), "global": len(eps)}.get(name, 1)
-        sweep(path, eps, settings, batch, compute)
+        sweep(path, joint_eps if name == "joint" else eps, settings, batch, compute)
     print(f"results in {network.data_dir}; the figure: python calculate_bounds_plot.py --network {args.network}")
+
+
+def worth_it(net: nn.Module, x0: Tensor, points: int, asked_for: bool) -> bool:
+    """Whether to compute the joint bound; says how long that takes."""
+    minutes = points * JOINT_PASSES * pass_time(net, x0) / 60
+    verdict = asked_for or minutes <= JOINT_MINUTES
+    hint = "--no-joint leaves it out" if verdict else "left out; --joint computes it all the same"
+    print(f"joint bound at {points} ε: estimated {max(1, round(minutes))} minutes ({hint})", flush=True)
+    return verdict
 
 
 def batch_of(net: nn.Module, x0: Tensor) -> int:

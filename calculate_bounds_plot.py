@@ -86,12 +86,12 @@ def nominal_image(network: ModuleType) -> np.ndarray:
 
 
 def table(curves: dict) -> str:
-    """Every third ε as a row."""
+    """Every third ε as a row; a method that was not computed there leaves a blank."""
     eps = max((eps for eps, _ in curves.values()), key=len)
     lines = ["         ε" + "".join(f"{name:>12}" for name in curves)]
-    for i in sorted({*range(0, len(eps), 3), len(eps) - 1}):
-        cells = [f"{value[i]:12.5g}" if i < len(value) else " " * 12 for _, value in curves.values()]
-        lines.append(f"{eps[i]:10.4g}" + "".join(cells))
+    for i in range(0, len(eps), 3):
+        at = [dict(zip(*curve, strict=True)).get(eps[i]) for curve in curves.values()]
+        lines.append(f"{eps[i]:10.4g}" + "".join(" " * 12 if v is None else f"{v:12.5g}" for v in at))
     return "\n".join(lines)
 
 

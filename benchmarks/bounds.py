@@ -11,56 +11,17 @@ from __future__ import annotations
 
 import platform
 import resource
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import command_line
 from local_lipschitz import local_bound
-from local_lipschitz.graph import Graph
-from local_lipschitz.layers import read
 from networks import mnist as network
-
-
-def median_time(work: Callable[[], object], device: torch.device, runs: int) -> float:
-    """Median wall time of `runs` runs after a warm-up, in seconds."""
-    times = []
-    for _ in range(runs + 1):
-        _wait(device)
-        start = time.perf_counter()
-        work()
-        _wait(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-@torch.no_grad()
-def one_pass(graph: Graph, x0: Tensor) -> Callable[[], None]:
-    """A function that applies every affine layer, and its adjoint, once."""
-    work = []
-    for stage in graph.stages:
-        inputs = {name: torch.randn(1, *shape).to(x0) for name, shape in stage.in_shapes.items()}
-        work.append((stage.to(x0.dtype), inputs, torch.randn(1, *stage.out_shape).to(x0)))
-
-    def run() -> None:
-        with torch.no_grad():
-            for stage, inputs, y in work:
-                stage.apply(inputs)
-                stage.adjoint(y)
-
-    return run
+from timing import median_time, pass_time
 
 
 def main() -> None:
@@ -76,7 +37,7 @@ def main() -> None:
 
     bound = local_bound(net, x0, args.eps, tolerance=args.tolerance)
     single = median_time(lambda: local_bound(net, x0, args.eps, tolerance=args.tolerance), x0.device, args.runs)
-    a_pass = median_time(one_pass(read(net, x0), x0), x0.device, max(20, args.runs))
+    a_pass = pass_time(net, x0, max(20, args.runs))
     each = float("nan")
     if args.points:
         eps = torch.logspace(0, 1, args.points, network_module.eps_max / network_module.eps_min).to(x0)
@@ -86,7 +47,9 @@ def main() -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     machine = torch.cuda.get_device_name() if x0.is_cuda else f"{platform.machine()}, {args.threads} thread(s)"
 
-    print(f"| network | machine | one bound | passes | one pass | overhead | each of {args.points} ε at once | memory |")
+    print(
+        f"| network | machine | one bound | passes | one pass | overhead | each of {args.points} ε at once | memory |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     print(
         f"| {network_module.name} | {machine} | {1e3 * single:.1f} ms | {bound.passes:.0f} | {1e3 * a_pass:.2f} ms "

@@ -43,14 +43,17 @@ def arpack(M):
 @pytest.mark.parametrize(("build", "side"), [(narrow_alexnet, 63), (narrow_vgg, 32)])
 @pytest.mark.parametrize("eps", [1e-3, 0.3])
 def test_narrow_copies_against_explicit_matrices(build, side, eps):
-    """Layers of more than 256 on either side go through Lanczos, the others are dense."""
+    """Layers of more than 256 on either side go through Lanczos, the others are dense.
+
+    A norm that is a little too large widens the ball of the next layer, so the excess of a deep network is more than the
+    product of the tolerances; hence the small one here.
+    """
     net, x0 = build(), torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1))
-    bound = local_bound(net, x0, eps)
+    bound = local_bound(net, x0, eps, tolerance=1e-4)
     layers = nn.Sequential(*(m for m in net if not isinstance(m, nn.Dropout))).double()
     exact = paper_product(layers, x0, eps, norm=arpack)
-    norms = len([m for m in net if isinstance(m, nn.Linear | nn.Conv2d)])
-    assert exact * (1 - 1e-9) <= float(bound) <= exact * 1.002**norms * (1 + 1e-3)
-    assert float(bound) <= float(global_bound(net.float(), x0)) * 1.002**norms
+    assert exact * (1 - 1e-9) <= float(bound) <= exact * 1.02
+    assert float(bound) <= float(global_bound(net.float(), x0))
 
 
 def test_overlapping_pooling():
