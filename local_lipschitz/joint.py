@@ -100,15 +100,14 @@ class Job:
     @torch.no_grad()
     def __call__(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, float]) -> Result:
         """The joint bound at x0 (1, *shape) for outputs (K, m), or (0, m) for the whole output."""
-        try:
-            return self._run(x0, eps, outputs, product, dense=True)
-        except TooManyGroups:
-            pass
-        try:
-            return self._run(x0, eps, outputs, product, dense=False)
-        except Infeasible as error:
-            nothing = x0.new_full((max(1, len(outputs)),), torch.inf, dtype=torch.float64)
-            return Result(nothing, nothing, list(product.items()), {}, 0, f"product bound: {error}", 0.0, 0.0)
+        for dense in (True, False):
+            try:
+                return self._run(x0, eps, outputs, product, dense)
+            except (TooManyGroups, Infeasible) as error:
+                why = error
+        nothing = x0.new_full((max(1, len(outputs)),), torch.inf, dtype=torch.float64)
+        growth = [(plan.stage.name, product[plan.name]) for plan in plans(self.graph)[0]]
+        return Result(nothing, nothing, growth, {}, 0, f"product bound: {why}", 0.0, 0.0)
 
     def _run(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, float], dense: bool) -> Result:
         blocks, last = plans(self.graph)

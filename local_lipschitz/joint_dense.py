@@ -14,11 +14,12 @@ from torch import Tensor
 
 from .joint_multipliers import Point, log_norm, newton
 from .joint_network import Network
-from .joint_passes import Random, layer_gain
+from .joint_passes import Infeasible, Random, layer_gain
 
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
 LIMIT = 2500  # groups
-WORK = 2e11  # multiplications spent on rows
+MEMORY = 2**28  # elements of all their rows
+WORK = 2e12  # multiplications spent on rows
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
 STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.0005))
 SLACK = 1e-9  # of S and W, outward: float64 rounding of products over at most some 10⁵ terms
@@ -55,7 +56,9 @@ class DenseGroups:
         self.QQ, self.T, self.mu = like.new_zeros(0, 0), like.new_zeros(0, 0), like.new_zeros(0)
 
     def gains(self, network: Network, count: int) -> Tensor:
-        if count + len(self.mu) > LIMIT or network.work + count * network.cost > WORK:
+        total = count + len(self.mu)
+        too_dear = network.work + count * network.cost > WORK
+        if total > LIMIT or total * self.Q.shape[1] > MEMORY or too_dear:
             raise TooManyGroups
         self.candidates = Rows(self, *rows(network, count))
         if len(self.mu):
@@ -128,18 +131,24 @@ class Rows:
         C = self.NQ + (self.P * mu) @ self.groups.T.T
         return L, torch.linalg.solve_triangular(L, C.T, upper=False)
 
+    def _feasible(self, mu: Tensor) -> tuple[Tensor, Tensor]:
+        solved = self._solve(mu)
+        if solved is None:
+            raise Infeasible("the multipliers found are not feasible")
+        return solved
+
     def diagonal(self, mu: Tensor) -> Tensor:
         """S_ii(μ), the squared bound of each row by itself."""
         if len(mu) == 0:
             return self.NN_diagonal
-        _, X = self._solve(mu)
+        _, X = self._feasible(mu)
         return self.NN_diagonal + (self.P.square() * mu).sum(1) + X.square().sum(0)
 
     def matrix(self, mu: Tensor) -> Tensor:
         """S(μ)."""
         if len(mu) == 0:
             return self.NN
-        _, X = self._solve(mu)
+        _, X = self._feasible(mu)
         return self.NN + (self.P * mu) @ self.P.T + X.T @ X
 
     def bounds(self, mu: Tensor, each: bool) -> Tensor:
