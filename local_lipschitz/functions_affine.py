@@ -64,6 +64,8 @@ def batch_norm(
             "it normalises by the statistics of the batch, so that inputs depend on each other; "
             "wanted is eval mode with running statistics"
         )
+    if len(running_var) != x.unbatched[0]:
+        raise ValueError(f"it normalises {len(running_var)} channels, its input has shape {x.unbatched}")
     scale = (running_var.double() + eps).rsqrt()
     scale = scale if weight is None else scale * weight.double()
     shift = -running_mean.double() * scale
