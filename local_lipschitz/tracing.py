@@ -8,6 +8,7 @@ Parameters, buffers and constants are ordinary tensors there, and what is comput
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,20 @@ class Traced(fx.Proxy):
 
     def __iter__(self) -> Iterator:
         raise UnsupportedLayerError("forward() goes through the inputs of the batch one by one")
+
+    # x += y changes the tensor itself; fx would read it as x = x + y
+
+    def __iadd__(self, other: Any) -> Traced:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> Traced:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> Traced:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> Traced:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
     def __getattr__(self, name: str) -> Any:
         if not hasattr(torch.Tensor, name):
@@ -228,7 +243,7 @@ class Reader(fx.Tracer):
         return args[0]
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        raise UnsupportedLayerError(f"forward() {REFUSED['gt']}")
+        raise UnsupportedLayerError(REFUSED["gt"])
 
     # bookkeeping
 
