@@ -14,7 +14,7 @@ from .graph import Graph
 from .inputs import check_eps, check_input
 from .layers import read
 
-KEEP = 32  # of each batch of samples, re-evaluated in float64
+KEEP = 8  # of each batch of samples, re-evaluated in float64
 ROUNDING = 1e-11  # relative, of a quotient in float64
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 MAX_STEPS = 400
 BLOCK = 32  # Krylov vectors are allocated so many at a time
-LARGE, EVERY = 10_000, 8  # longer vectors are made orthogonal to all earlier ones in two steps out of eight
+LARGE, EVERY = 2_000, 8  # longer vectors are made orthogonal to all earlier ones in two steps out of eight
 DENSE_SIDE = 256  # a dense eigenvalue problem of this size costs a few milliseconds
 
 
@@ -146,9 +146,9 @@ class Lanczos:
         self.steps += 1
         u = self.operator.apply(v)
         a = _norm(u)
-        w = self.operator.adjoint(self._unit(u, a)) - a.to(v)[:, None] * v
+        w = torch.addcmul(self.operator.adjoint(self._unit(u, a)), v, a.to(v)[:, None], value=-1)
         if previous is not None and self.every > 1:
-            w -= (self.b[-1] * self.a[-1] / a.clamp(min=self.tiny)).to(v)[:, None] * previous
+            w.addcmul_(previous, (self.b[-1] * self.a[-1] / a.clamp(min=self.tiny)).to(v)[:, None], value=-1)
         if self.every == 1 or self.steps % self.every < 2:
             w = self._orthogonal(w)
         b = _norm(w)

@@ -62,8 +62,8 @@ class StageNorms:
             cast = cast.entries(lambda w: w.contiguous(**last))
             d, R = d.contiguous(**last), None if R is None else R.contiguous(**last)
 
-        def apply(v: Tensor) -> Tensor:
-            y = cast.apply({source: d * shaped(v, in_shape)})
+        def apply(v: Tensor) -> Tensor:  # v comes from `adjoint` or the masked start: it is zero where d is
+            y = cast.apply({source: shaped(v, in_shape)})
             return flat(y if R is None else R * y)
 
         def adjoint(u: Tensor) -> Tensor:
