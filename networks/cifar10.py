@@ -1,17 +1,22 @@
 """A small convolutional network on CIFAR-10; trained by cifar10_train.py."""
 
+from __future__ import annotations
+
 import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torchvision.datasets import CIFAR10, ImageFolder
 
 from networks import ROOT
 from networks._checkpoint import load_weights, read, seeded
 from networks._images import find_data, per_channel, read_image, to_tensor
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10, ImageFolder
 
 name = "cifar10"
 data_dir = ROOT / "data" / name
@@ -79,6 +84,8 @@ def test_set(data_dir: str | os.PathLike) -> Dataset:
 
 def dataset(root: Path, train: bool, transform: Callable | None = None) -> CIFAR10 | ImageFolder:
     """CIFAR-10 as found under `root`. FileNotFoundError if it is not there, ValueError for other classes."""
+    from torchvision.datasets import CIFAR10, ImageFolder  # importing torchvision takes seconds
+
     if (root / "cifar-10-batches-py").exists():
         try:
             return CIFAR10(root, train=train, download=False, transform=transform)

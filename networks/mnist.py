@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torchvision.datasets import MNIST
 
 from networks import ROOT
 from networks._checkpoint import load_weights, read, seeded
@@ -64,6 +63,8 @@ def load_image(path: str | os.PathLike) -> Tensor:
 
 def test_set(data_dir: str | os.PathLike) -> Dataset:
     """The 10,000 test digits from torchvision's MNIST under `data_dir`: pairs of (1, 28, 28) and label."""
+    from torchvision.datasets import MNIST  # importing torchvision takes seconds
+
     root = Path(data_dir)
     images = root / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
     find_data(images, "MNIST", f"`python networks/mnist_train.py --data {root}` downloads it")
