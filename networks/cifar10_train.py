@@ -63,7 +63,7 @@ def augment(pixels: Tensor, shift: int = 4) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0].replace("%", "%%"))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", type=Path, default=ROOT / "datasets", help="for torchvision (default: %(default)s)")
     source.add_argument("--image-folder", type=Path, help="folder with train/<class>/ and test/<class>/")

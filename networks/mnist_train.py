@@ -37,7 +37,7 @@ def prepare(pixels: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0].replace("%", "%%"))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=ROOT / "datasets", help="folder of MNIST (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=mnist.data_dir / "weights.pt", help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=12)
