@@ -43,13 +43,17 @@ class PiecewiseLinear:
         right, left = self._average_slope(y0, dy, 1.0), self._average_slope(y0, -dy, -1.0)
         return torch.where(dy > 0, right, left) * dy
 
-    def secant_slopes(self, y0: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def secant_slopes(self, y0: Tensor, h: Tensor, off: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(s_lo, s_hi), the range of (φ(y) − φ(y0)) / (y − y0) over 0 < |y − y0| ≤ h; both 0 where h = 0.
 
-        y0, h (B, ...). The secant slope towards one side is the average of the slopes it crosses, weighted by the
+        With `off` a range for every anchor within y0 ± off: a y0 that is known to rounding only.
+        y0, h, off (B, ...). The secant slope towards one side is the average of the slopes it crosses, weighted by the
         part of the way spent in each; its extremes lie at the end of the way, at a knot on it, or at its start.
         No difference of nearly equal values of φ is ever taken, so tiny h lose no digits.
         """
+        constant = h <= 0
+        if off is not None:
+            h = torch.where(constant, 0.0, h + off)  # reaches all that any of the anchors reaches
         candidates = []
         for side in (1.0, -1.0):
             ways = [h] + [side * (knot - y0) for knot in self.knots]
@@ -59,8 +63,23 @@ class PiecewiseLinear:
                 candidates.append(slope)
             candidates.append(self._slope_beside(y0, side))
         s = torch.stack(torch.broadcast_tensors(*candidates))
-        constant = h <= 0
-        return s.amin(0).masked_fill(constant, 0.0), s.amax(0).masked_fill(constant, 0.0)
+        s_lo, s_hi = s.amin(0), s.amax(0)
+        if off is not None:
+            # moving the anchor by off moves an average slope over a way ≥ h by at most off/h of the range of slopes
+            low, high = self._slope_range(y0)
+            wide = torch.where(s_hi > s_lo, (high - low) * (off / h), 0.0)
+            s_lo, s_hi = torch.maximum(s_lo - wide, low), torch.minimum(s_hi + wide, high)
+        return s_lo.masked_fill(constant, 0.0), s_hi.masked_fill(constant, 0.0)
+
+    def steepest(self, like: Tensor) -> Tensor:
+        """The largest |φ'| of each element, in the shape of `like`."""
+        low, high = self._slope_range(like)
+        return torch.maximum(low.abs(), high.abs()).expand_as(like)
+
+    def _slope_range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest φ', broadcasting against `like`."""
+        slopes = torch.stack(torch.broadcast_tensors(*[self.cast(slope, like) for slope in self.slopes]))
+        return slopes.amin(0), slopes.amax(0)
 
     def _average_slope(self, y0: Tensor, way: Tensor, side: float) -> Tensor:
         """Average of φ' between y0 and y0 + side·way, (B, ...); 0 ways are left to the caller."""

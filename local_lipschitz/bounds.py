@@ -16,6 +16,7 @@ from .activations import MaxPool, PiecewiseLinear, pool_anything
 from .graph import INPUT, Graph, Stage
 from .inputs import check_eps, check_input, check_outputs
 from .layers import read
+from .rounding import affine_rounding
 from .stage_norms import StageNorms
 
 # Row norms and slopes are computed in float64; this covers their rounding, outward.
@@ -90,12 +91,15 @@ class Source:
     """What is known of a layer that a stage reads.
 
     y0: its nominal value (1 or B, *shape), float64. gain: (B,) with ‖Δ‖ ≤ gain·‖x − x0‖. live: (1 or B, *shape), False
-    where the element is constant on the ball.
+    where the element is constant on the ball. error: (B,) ≥ ‖y0 − its exact value‖, by rounding; off: the same of each
+    element of what the layer reads, None for the network's input.
     """
 
     y0: Tensor
     gain: Tensor
     live: Tensor
+    error: Tensor
+    off: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -111,52 +115,60 @@ def propagate(graph: Graph, x0: Tensor, eps: Tensor | None, norms: StageNorms) -
     """Nominal values, gains and live elements of every nonlinear layer, in order; eps None: over all x."""
     batch = x0.shape[0] if eps is None else eps.shape[0]
     one = torch.ones(batch, dtype=torch.float64, device=x0.device)
-    sources = {INPUT: Source(x0.double(), one, torch.ones_like(x0, dtype=torch.bool))}
+    sources = {INPUT: Source(x0.double(), one, torch.ones_like(x0, dtype=torch.bool), 0.0 * one)}
     per_layer = []
     for stage in graph.stages[:-1]:
         op, read_by = stage.reader.op, {name: sources[name] for name in stage.sources}
         y0 = stage.affine({name: source.y0 for name, source in read_by.items()})
         row_norms = {name: stage.row_norms(name, source.live.double()) for name, source in read_by.items()}
+        rounding = affine_rounding(stage, {name: source.y0 for name, source in read_by.items()}, y0)
+        off = _off(read_by, row_norms, rounding)
         if isinstance(op, MaxPool):
             r = None
             live = pool_anything(op, sum(row_norms.values()) > 0)
         else:
-            r = _slope_bound(op, y0, _reach(row_norms, read_by, eps))
+            r = op.steepest(y0) if eps is None else _slope_bound(op, y0, _reach(row_norms, read_by, eps), off)
             live = r > 0
-        gain, factor = _stage_gain(stage, read_by, r, norms)
+        gain, factor, error = _stage_gain(stage, read_by, r, norms)
+        error = error + _norm(rounding if r is None else rounding * torch.where(live, op.steepest(y0), 0.0))
         if stage.layers or r is not None:
             per_layer.append((stage.name, factor))
         if isinstance(op, MaxPool):
-            gain = math.sqrt(op.overlap) * gain
+            gain, error = math.sqrt(op.overlap) * gain, math.sqrt(op.overlap) * error
             per_layer.append((stage.reader.name, math.sqrt(op.overlap) * one))
-        sources[stage.reader.name] = Source(op.apply(y0), gain, live)
+        sources[stage.reader.name] = Source(op.apply(y0), gain, live, error, off)
     return Propagated(sources, per_layer)
 
 
-def _reach(row_norms: dict[str, Tensor], sources: dict[str, Source], eps: Tensor | None) -> Tensor | None:
-    """h with |Δy_i| ≤ h_i on the ball: Σ_s ε_s ‖a_iᵀD_s‖, ε_s = ε·gain_s. (B, *shape); None for eps None."""
-    if eps is None:
-        return None
+def _reach(row_norms: dict[str, Tensor], sources: dict[str, Source], eps: Tensor) -> Tensor:
+    """h with |Δy_i| ≤ h_i on the ball: Σ_s ε_s ‖a_iᵀD_s‖, ε_s = ε·gain_s. (B, *shape)."""
     reach = sum(_per_input(eps * sources[name].gain, rows) * rows for name, rows in row_norms.items())
     return reach * (1.0 + SLACK)
 
 
-def _slope_bound(op: PiecewiseLinear, y0: Tensor, h: Tensor | None) -> Tensor:
+def _off(sources: dict[str, Source], row_norms: dict[str, Tensor], rounding: Tensor) -> Tensor:
+    """How far the exact nominal y_i may be from y0_i: the stage's own rounding and that of what it reads. (B, *shape)."""
+    return rounding + sum(_per_input(sources[name].error, rows) * rows for name, rows in row_norms.items())
+
+
+def _slope_bound(op: PiecewiseLinear, y0: Tensor, h: Tensor, off: Tensor) -> Tensor:
     """r_i ≥ |φ(y_i) − φ(y0_i)| / |y_i − y0_i|: the secant slope towards ȳ_i = y0_i + h_i for ReLU. (1 or B, *shape)."""
-    if h is None:
-        steepest = torch.stack(torch.broadcast_tensors(*[op.cast(slope, y0) for slope in op.slopes])).abs().amax(0)
-        return steepest.expand_as(y0)
-    s_lo, s_hi = op.secant_slopes(y0, h)
+    s_lo, s_hi = op.secant_slopes(y0, h, off)
     return torch.maximum(s_lo.abs(), s_hi.abs())
 
 
 def _stage_gain(
     stage: Stage, sources: dict[str, Source], r: Tensor | None, norms: StageNorms
-) -> tuple[Tensor, Tensor]:
-    """(Σ_s ‖R A_s D_s‖·gain_s, that sum over the largest gain_s): for a chain the second is ‖R A D‖."""
-    gain = sum(norms(stage, name, r, source.live) * source.gain for name, source in sources.items())
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(Σ_s ‖R A_s D_s‖·gain_s, that sum over the largest gain_s, Σ_s ‖R A_s D_s‖·error_s).
+
+    For a chain the second is ‖R A D‖.
+    """
+    norm_of = {name: norms(stage, name, r, source.live) for name, source in sources.items()}
+    gain = sum(norm_of[name] * source.gain for name, source in sources.items())
+    error = sum(norm_of[name] * source.error for name, source in sources.items())
     largest = torch.stack([source.gain for source in sources.values()]).amax(0)
-    return gain, torch.where(largest > 0, gain / largest.clamp(min=TINY), 0.0)
+    return gain, torch.where(largest > 0, gain / largest.clamp(min=TINY), 0.0), error
 
 
 @torch.no_grad()
@@ -169,7 +181,7 @@ def finish(graph: Graph, before: Propagated, norms: StageNorms, outputs: Tensor)
         largest = torch.stack([source.gain for source in sources.values()]).amax(0)
         factor = value.amax(1) / largest.clamp(min=TINY)
     else:
-        value, factor = _stage_gain(stage, sources, None, norms)
+        value, factor, _ = _stage_gain(stage, sources, None, norms)
         value = value.expand(batch)
     per_layer = [(name, f.expand(batch)) for name, f in [*before.per_layer, (stage.name, factor)]]
     return Bound(value * (1.0 + SLACK), per_layer, norms.failure_spent, norms.work / max(1, graph.cost))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .bounds import TINY, Bound, Propagated, finish, propagate
-from .graph import INPUT, Graph
+from .bounds import TINY, Bound, Propagated, Source, finish, propagate
+from .graph import Graph
 from .inputs import check_eps, check_input, check_outputs
 from .joint_dense import DenseGroups, TooManyGroups
 from .joint_gains import Known, build_block, start
@@ -51,8 +51,8 @@ def joint_bound(
     value ≤ `local_bound` at the same x0 and eps. Where the joint bound cannot be computed the product bound is returned
     and `status` says why.
 
-    effort: the number of steps taken on the multipliers of the whole network; a twentieth of them is spent on each layer
-    on the way. A step is a Cholesky factorisation in the number of uncertain neurons, or some ten forward and backward
+    effort: the number of steps taken on the multipliers of the whole network; a tenth of them is spent on each layer on
+    the way. A step is a Cholesky factorisation in the number of uncertain neurons, or some ten forward and backward
     passes where these are many. The bound is valid after any number. Other arguments, shapes and errors as in
     `local_bound`; each of the `outputs` is bounded by itself. Inputs of a batch are treated one after another, and
     independently. Source: docs/joint_bound.md.
@@ -69,7 +69,7 @@ def joint_bound(
     local = finish(graph, product, norms, outputs)
     x0 = x0.expand(batch, *x0.shape[1:])
     job = Job(graph, effort, tolerance, 0.5 * failure_probability, seed)
-    results = [job(x0[b : b + 1], float(eps[b]), outputs[b], _gains(product, b)) for b in range(batch)]
+    results = [job(x0[b : b + 1], float(eps[b]), outputs[b], _only(product, b)) for b in range(batch)]
     return _collect(local, results)
 
 
@@ -98,7 +98,7 @@ class Job:
     seed: int
 
     @torch.no_grad()
-    def __call__(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, float]) -> Result:
+    def __call__(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, Source]) -> Result:
         """The joint bound at x0 (1, *shape) for outputs (K, m), or (0, m) for the whole output."""
         for dense in (True, False):
             try:
@@ -106,19 +106,20 @@ class Job:
             except (TooManyGroups, Infeasible) as error:
                 why = error
         nothing = x0.new_full((max(1, len(outputs)),), torch.inf, dtype=torch.float64)
-        growth = [(plan.stage.name, product[plan.name]) for plan in plans(self.graph)[0]]
+        growth = [(plan.stage.name, float(product[plan.name].gain)) for plan in plans(self.graph)[0]]
         return Result(nothing, nothing, growth, {}, 0, f"product bound: {why}", 0.0, 0.0)
 
-    def _run(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, float], dense: bool) -> Result:
+    def _run(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, Source], dense: bool) -> Result:
         blocks, last = plans(self.graph)
         dtype = torch.float64 if dense else x0.dtype
         network = Network(self.graph.in_shape, [], None, x0.new_zeros((), dtype=dtype))
         random = Random(self.failure_probability / (len(blocks) + 1), self.tolerance, self.seed)
-        groups = (DenseGroups if dense else PassGroups)(network, self.graph.cost, max(1, self.effort // 20), random)
+        groups = (DenseGroups if dense else PassGroups)(network, self.graph.cost, max(2, self.effort // 10), random)
         known, growth = start(x0), []
         for i, plan in enumerate(blocks):
-            y0, reach = build_block(network, plan, known, eps, dtype, groups)
-            gain = product[plan.name]
+            off = product[plan.stage.reader.name].off[0]
+            y0, reach = build_block(network, plan, known, off, eps, dtype, groups)
+            gain = float(product[plan.name].gain)
             if i < len(blocks) - 1:  # the last one's gain would serve only the last stage, which needs none
                 gain = min(gain, groups.layer_gain(network))
             known[plan.name] = Known(y0, reach, gain)
@@ -131,10 +132,16 @@ class Job:
         return Result(value, before, growth, uncertain, network.groups, groups.status, random.spent, passes)
 
 
-def _gains(product: Propagated, b: int) -> dict[str, float]:
-    """The product bound's gain of every layer for input b."""
-    gains = {name: source.gain for name, source in product.sources.items() if name != INPUT}
-    return {name: float(gain[b % gain.shape[0]]) for name, gain in gains.items()}
+def _only(product: Propagated, b: int) -> dict[str, Source]:
+    """What the product bound knows of every layer, for input b alone."""
+
+    def pick(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x[b % x.shape[0]][None]
+
+    return {
+        name: Source(pick(s.y0), pick(s.gain), pick(s.live), pick(s.error), pick(s.off))
+        for name, s in product.sources.items()
+    }
 
 
 def _counts(block: Block) -> tuple[int, int]:

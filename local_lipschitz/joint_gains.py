@@ -17,7 +17,6 @@ from .graph import INPUT, Stage
 from .joint_network import Block, Kinks, Level, Network, Plan, tournament
 
 SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
-ROUNDING = 1e-14  # of nominal values, relative to the largest of their layer
 
 
 @dataclass(frozen=True)
@@ -60,36 +59,51 @@ def stage_reach(stage: Stage, known: dict[str, Known]) -> Tensor:
 
 @dataclass(frozen=True)
 class Winners:
-    """Elements of one level: nominal value, how far they can go up and down (both ≥ 0); all (C, length)."""
+    """Elements of one level: nominal value, what rounding may have changed in it, how far they can go up and down.
+
+    All (C, length); up, down ≥ 0.
+    """
 
     y0: Tensor
+    off: Tensor
     up: Tensor
     down: Tensor
 
 
-def play(level: Level, x: Winners) -> tuple[Tensor, Tensor, Winners]:
-    """(y0, h, winners) for d = x[b] − x[a]: nominal value, reach in the direction that could change the winner."""
+@dataclass(frozen=True)
+class Played:
+    """The differences d = x[b] − x[a] of one level: nominal value, its rounding, reach; all (C, pairs).
+
+    The reach is that in the direction that could change the winner.
+    """
+
+    y0: Tensor
+    off: Tensor
+    h: Tensor
+
+
+def play(level: Level, x: Winners) -> tuple[Played, Winners]:
+    """One level of a tournament and its winners."""
     a, b = level.a, level.b
     gap = x.y0[:, b] - x.y0[:, a]
     h = torch.where(gap <= 0, x.up[:, b] + x.down[:, a], x.down[:, b] + x.up[:, a])
     h = h.masked_fill((a == b)[None], 0.0)
     a_wins = gap <= 0
     first, second, gap = torch.where(a_wins, a, b), torch.where(a_wins, b, a), gap.abs()
-    up = torch.maximum(x.up.gather(1, first), x.up.gather(1, second) - gap)
-    down = torch.minimum(x.down.gather(1, first), x.down.gather(1, second) + gap)
-    return torch.where(a_wins, -gap, gap), h, Winners(x.y0.gather(1, first), up, down)
+    moves = (x.up[:, a] + x.down[:, a] + x.up[:, b] + x.down[:, b] > 0) & (a != b)
+    apart = torch.where(moves, x.off[:, a] + x.off[:, b], 0.0)
+    up = torch.maximum(x.up.gather(1, first), x.up.gather(1, second) - gap + apart)
+    down = torch.minimum(x.down.gather(1, first) + apart, x.down.gather(1, second) + gap + apart)
+    # where rounding leaves open who wins, the winner may change in either direction
+    both = torch.maximum(x.up[:, b] + x.down[:, a], x.down[:, b] + x.up[:, a])
+    h = torch.where(moves & (gap <= apart), both, h)
+    off = torch.maximum(x.off[:, a], x.off[:, b])
+    return Played(torch.where(a_wins, -gap, gap), apart, h), Winners(x.y0.gather(1, first), off, up, down)
 
 
-def slopes(op: PiecewiseLinear, y0: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Anchored secant slopes [s_lo, s_hi], widened by what rounding of y0 may do to them; y0, h of one shape."""
-    off = ROUNDING * y0.abs().amax()
-    moves = h > 0
-    h = torch.where(moves, h * (1.0 + SLACK) + off, 0.0)
-    s_lo, s_hi = op.secant_slopes(y0, h)
-    wide = torch.where(s_hi > s_lo, off / h.clamp(min=torch.finfo(h.dtype).tiny), 0.0)
-    steepest = torch.stack(torch.broadcast_tensors(*[op.cast(s, y0) for s in op.slopes]))
-    low, high = torch.minimum(s_lo, steepest.amin(0)), torch.maximum(s_hi, steepest.amax(0))
-    return torch.maximum(s_lo - wide, low), torch.minimum(s_hi + wide, high)
+def slopes(op: PiecewiseLinear, y0: Tensor, h: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
+    """Anchored secant slopes [s_lo, s_hi] for anchors within y0 ± off; all of one shape."""
+    return op.secant_slopes(y0, h * (1.0 + SLACK), off)
 
 
 def make_kinks(s_lo: Tensor, s_hi: Tensor, index: Tensor, dtype: torch.dtype) -> Kinks:
@@ -101,9 +115,12 @@ def make_kinks(s_lo: Tensor, s_hi: Tensor, index: Tensor, dtype: torch.dtype) ->
 
 
 def build_block(
-    network: Network, plan: Plan, known: dict[str, Known], eps: float, dtype: torch.dtype, groups: Groups
+    network: Network, plan: Plan, known: dict[str, Known], off: Tensor, eps: float, dtype: torch.dtype, groups: Groups
 ) -> tuple[Tensor, Tensor]:
-    """Append the next block to `network`, which holds all earlier ones; nominal value and reach of its output."""
+    """Append the next block to `network`, which holds all earlier ones; nominal value and reach of its output.
+
+    off (*shape): what rounding may have changed in the nominal values of the block's stage.
+    """
     y0 = plan.stage.affine({name: known[name].y0 for name in plan.stage.sources})
     reach = stage_reach(plan.stage, known)
     levels = tournament(plan.pool, y0.device) if plan.pool else []
@@ -112,34 +129,33 @@ def build_block(
     y0, reach = y0[0], reach[0]
 
     if plan.pool:
-        x = Winners(y0.flatten(1), eps * reach.flatten(1), eps * reach.flatten(1))
+        x = Winners(y0.flatten(1), off.flatten(1), eps * reach.flatten(1), eps * reach.flatten(1))
         played = []
         for level in levels:
-            d0, h, x = play(level, x)
-            played.append((d0, h))
-        y0 = x.y0.reshape(plan.pool.out_shape)
+            differences, x = play(level, x)
+            played.append(differences)
+        y0, off = x.y0.reshape(plan.pool.out_shape), x.off.reshape(plan.pool.out_shape)
         reach = torch.maximum(x.up, x.down).reshape(plan.pool.out_shape) / eps
-        for (d0, h), needed in zip(played, _needed(plan, levels, played, y0, reach, eps), strict=True):
-            _settle(network, block, RELU, d0, h / eps, needed, eps, dtype, groups)
+        alive = torch.ones_like(y0, dtype=torch.bool)
+        if plan.activation is not None:
+            s_lo, s_hi = slopes(plan.activation, y0, eps * reach, off)
+            alive = (s_lo != 0) | (s_hi != 0)
+        for d, needed in zip(played, _needed(levels, played, alive.flatten(1)), strict=True):
+            _settle(network, block, RELU, d.y0, d.off, d.h / eps, needed, eps, dtype, groups)
     if plan.activation is not None:
         everywhere = torch.ones_like(y0, dtype=torch.bool)
-        reach = _settle(network, block, plan.activation, y0, reach, everywhere, eps, dtype, groups)
+        reach = _settle(network, block, plan.activation, y0, off, reach, everywhere, eps, dtype, groups)
         y0 = plan.activation.apply(y0)
     return y0[None], reach[None]
 
 
-def _needed(plan: Plan, levels: list[Level], played, y0: Tensor, reach: Tensor, eps: float) -> list[Tensor]:
-    """For each level the pairs (C, pairs) whose winner can matter in the end."""
-    alive = torch.ones_like(y0, dtype=torch.bool)
-    if plan.activation is not None:
-        s_lo, s_hi = slopes(plan.activation, y0, eps * reach)
-        alive = (s_lo != 0) | (s_hi != 0)
-    alive = alive.flatten(1)
+def _needed(levels: list[Level], played: list[Played], alive: Tensor) -> list[Tensor]:
+    """For each level the pairs (C, pairs) whose winner can matter in the end; alive (C, windows): whose result does."""
     needed = []
     for i in range(len(levels) - 1, -1, -1):
         needed.append(alive)
         if i > 0:
-            s_lo, s_hi = slopes(RELU, *played[i])
+            s_lo, s_hi = slopes(RELU, played[i].y0, played[i].h, played[i].off)
             before = torch.zeros(alive.shape[0], len(levels[i - 1].a), dtype=torch.int32, device=alive.device)
             before.index_add_(1, levels[i].a, (alive & (s_lo < 1)).int())
             before.index_add_(1, levels[i].b, (alive & (s_hi > 0)).int())
@@ -148,11 +164,11 @@ def _needed(plan: Plan, levels: list[Level], played, y0: Tensor, reach: Tensor, 
 
 
 def _settle(
-    network: Network, block: Block, op: PiecewiseLinear, y0: Tensor, g: Tensor, needed: Tensor, eps: float,
-    dtype: torch.dtype, groups: Groups,
+    network: Network, block: Block, op: PiecewiseLinear, y0: Tensor, off: Tensor, g: Tensor, needed: Tensor,
+    eps: float, dtype: torch.dtype, groups: Groups,
 ) -> Tensor:  # fmt: skip
-    """Append the kinks of φ = op at y0 (*shape) with gains g to `block`; the reach of φ."""
-    s_lo, s_hi = slopes(op, y0, eps * g)
+    """Append the kinks of φ = op at y0 ± off (*shape) with gains g to `block`; the reach of φ."""
+    s_lo, s_hi = slopes(op, y0, eps * g, off)
     candidate = (s_hi > s_lo) & needed
     at = candidate.flatten().nonzero()[:, 0]
     if len(at):
@@ -162,7 +178,7 @@ def _settle(
         block.kinks.pop()
         if smaller is not None:
             g = g.flatten().index_copy(0, at, torch.minimum(g.flatten()[at], smaller * (1.0 + SLACK))).reshape(g.shape)
-            s_lo, s_hi = slopes(op, y0, eps * g)
+            s_lo, s_hi = slopes(op, y0, eps * g, off)
     uncertain = ((s_hi > s_lo) & candidate).flatten()
     index = uncertain.nonzero()[:, 0]
     s_lo, s_hi = (torch.where(needed, s, 0.0) for s in (s_lo, s_hi))  # what can never matter: any slope, no kink
