@@ -46,7 +46,7 @@ def _how(call: Call, layers: list[Layer]) -> str:
     words = [word for word in (_word(layer) for layer in layers) if word]
     if not layers:
         return call.note
-    return ", ".join(dict.fromkeys(words)) or "renumbers"
+    return ", ".join(dict.fromkeys(words)) or "moves values"
 
 
 def _word(layer: Layer) -> str:

@@ -19,8 +19,8 @@ from .activations import RELU, PiecewiseLinear
 
 
 def same(x, *args: object, **kwargs: object):
-    """Copies and conversions: the same values."""
-    return x.copied()
+    """Conversions: the same values in the same memory."""
+    return x
 
 
 FUNCTIONS: dict[str, Callable] = {
@@ -64,9 +64,10 @@ FUNCTIONS: dict[str, Callable] = {
         nonlinear.dropout,
     ),
     **dict.fromkeys(
-        ["contiguous", "clone", "detach", "to", "type", "float", "double", "cpu", "cuda", "type_as", "requires_grad",
-         "positive", "pos"], same,
+        ["contiguous", "detach", "to", "type", "float", "double", "cpu", "cuda", "type_as", "requires_grad", "positive",
+         "pos"], same,
     ),
+    "clone": lambda x, memory_format=None: x.copied(),
     # arithmetic
     **dict.fromkeys(["add", "iadd", "radd"], t.add),
     **dict.fromkeys(["sub", "isub", "subtract"], t.sub),

@@ -100,7 +100,7 @@ FORWARDS = {
     "twice the same": lambda net, x: features(net, net.conv(x) + net.conv(x)),
     "module used twice": lambda net, x: net.mid(net.relu(net.mid(net.relu(net.fc(net.conv(x).flatten(1)))))),
     "norm as a module": lambda net, x: features(net, net.norm(net.conv(x)).relu()),
-    "functional norm": lambda net, x: features(net, F.batch_norm(net.conv(x), net.scale.data, net.scale.data.abs()).relu()),
+    "functional norm": lambda net, x: features(net, F.batch_norm(net.conv(x), net.scale.data, net.scale.data ** 2)),
     "dropout": lambda net, x: features(net, F.dropout(net.conv(x), 0.5, training=net.training)),
     "matmul": lambda net, x: net.conv(x).relu() @ net.conv.weight[0, 0].repeat(2, 1)[:4],
     "abs and clamp": lambda net, x: features(net, net.conv(x).abs().clamp(0.1, 0.5)),
