@@ -111,7 +111,7 @@ class Job:
 
     def _run(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, Source], dense: bool) -> Result:
         blocks, last = plans(self.graph)
-        dtype = torch.float64 if dense else x0.dtype
+        dtype = x0.dtype
         network = Network(self.graph.in_shape, [], None, x0.new_zeros((), dtype=dtype))
         random = Random(self.failure_probability / (len(blocks) + 1), self.tolerance, self.seed)
         groups = (DenseGroups if dense else PassGroups)(network, self.graph.cost, max(2, self.effort // 10), random)

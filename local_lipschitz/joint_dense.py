@@ -1,7 +1,8 @@
-"""The joint bound with the rows of all uncertain groups at hand, in float64 (docs/joint_bound.md, sections 3 to 5).
+"""The joint bound with the rows of all uncertain groups at hand (docs/joint_bound.md, sections 3 to 5).
 
 For networks whose uncertain neurons are a few thousand: one backward pass a group gives its row of [Q T], and from
-then on everything is dense linear algebra in the number of groups, whatever the size of the network.
+then on everything is dense linear algebra in the number of groups, in float64, whatever the size of the network. The
+rows are computed in the working dtype; their rounding is covered by `slack`, outward, on W and S.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from .joint_multipliers import Point, log_norm, newton
 from .joint_network import Network
 from .joint_passes import Infeasible, Random, layer_gain
+from .spectral import rounding_slack
 
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
 LIMIT = 2500  # groups
@@ -22,11 +24,11 @@ MEMORY = 2**28  # elements of all their rows
 WORK = 2e12  # multiplications spent on rows
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
 STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.0005))
-SLACK = 1e-9  # of S and W, outward: float64 rounding of products over at most some 10⁵ terms
+SLACK = 1e-9  # of S and W, outward: the float64 algebra, over at most some 10⁵ terms
 
 
 def rows(network: Network, seeds: Tensor | int) -> tuple[Tensor, Tensor]:
-    """[N P] for the output rows `seeds` (k, m), or [Q T] of the last `seeds` groups: (k, n) and (k, groups before)."""
+    """[N P] for the output rows `seeds` (k, m), or [Q T] of the last `seeds` groups: (k, n), (k, groups before), float64."""
     last = isinstance(seeds, int)
     k, G = (seeds if last else len(seeds)), network.groups
     deltas, ws = [], []
@@ -39,8 +41,8 @@ def rows(network: Network, seeds: Tensor | int) -> tuple[Tensor, Tensor]:
         else:
             f = seeds[first : first + size]
         delta, w = network.adjoint(f, v)
-        deltas.append(delta)
-        ws.append(w[:, : G - k] if last else w)
+        deltas.append(delta.double())
+        ws.append((w[:, : G - k] if last else w).double())
     return torch.cat(deltas), torch.cat(ws)
 
 
@@ -51,19 +53,22 @@ class DenseGroups:
 
     def __init__(self, network: Network, cost: int, steps: int, random: Random) -> None:
         self.network, self.cost, self.steps, self.random = network, cost, steps, random
-        like = network.like
+        like = network.like.double()
+        self.slack = SLACK
         self.Q = like.new_zeros(0, math.prod(network.in_shape))
         self.QQ, self.T, self.mu = like.new_zeros(0, 0), like.new_zeros(0, 0), like.new_zeros(0)
+        self.first = 0  # groups of the first kink layer: nothing uncertain lies before them
 
     def gains(self, network: Network, count: int) -> Tensor:
         total = count + len(self.mu)
         too_dear = network.work + count * network.cost > WORK
         if total > LIMIT or total * self.Q.shape[1] > MEMORY or too_dear:
             raise TooManyGroups
+        self.slack = SLACK + rounding_slack(network.like.dtype, network.terms)
         self.candidates = Rows(self, *rows(network, count))
         if len(self.mu):
             self.mu = self.candidates.improve(self.mu, self.steps, True)
-        return (self.candidates.diagonal(self.mu) * (1.0 + SLACK)).sqrt()
+        return (self.candidates.diagonal(self.mu) * (1.0 + self.slack)).sqrt()
 
     def add(self, network: Network, kept: Tensor, g: Tensor) -> None:
         """μ ∝ g² for the new groups, twice what makes W positive definite."""
@@ -74,6 +79,7 @@ class DenseGroups:
         S = self.candidates.matrix(self.mu)[kept][:, kept]
         d = S.diagonal().clamp(min=torch.finfo(S.dtype).tiny)
         top = _largest(S / (d.sqrt()[:, None] * d.sqrt()), self.random)
+        self.first = self.first or k
         cross = delta @ self.Q.T
         self.QQ = torch.cat([torch.cat([self.QQ, cross.T], 1), torch.cat([cross, delta @ delta.T], 1)])
         self.Q = torch.cat([self.Q, delta])
@@ -84,16 +90,19 @@ class DenseGroups:
     def factor(self, mu: Tensor) -> Tensor | None:
         """The Cholesky factor of W(μ) less its slack, or None where that is not positive definite."""
         scale = mu.rsqrt()
-        W = -(self.QQ + (self.T * mu) @ self.T.T) * scale[:, None] * scale
-        W.diagonal().add_(1.0 - SLACK)
+        W = -self.QQ * scale[:, None] * scale
+        T = self.T[self.first :] * mu.sqrt() * scale[self.first :, None]
+        W[self.first :, self.first :] -= T @ T.T
+        W.diagonal().add_(1.0 - self.slack)
         L, info = torch.linalg.cholesky_ex(W)
         return None if int(info) or not bool(torch.isfinite(L).all()) else L / scale[:, None]
 
     def layer_gain(self, network: Network) -> float:
-        return layer_gain(network, self.mu, self.random)
+        return layer_gain(network, self.mu.to(network.like.dtype), self.random)
 
     def outputs(self, network: Network, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:
         """Bounds of the whole output (1,) or of each of C (K, m): at the end, and before refinement."""
+        self.slack = SLACK + rounding_slack(network.like.dtype, network.terms)
         function = Rows(self, *rows(network, torch.eye(network.out_size).to(network.like) if C is None else C))
         before = function.bounds(self.mu, C is not None)
         if len(self.mu) == 0:
@@ -103,7 +112,7 @@ class DenseGroups:
         best = torch.minimum(best, function.bounds(mu, C is not None))
         if C is not None:
             alone = [function.row(k) for k in range(len(C))]
-            own = [row.bounds(row.improve(mu, effort // 4, True), True) for row in alone]
+            own = [row.bounds(row.improve(mu, effort // 8, True, STAGES[2:]), True) for row in alone]
             best = torch.minimum(best, torch.cat(own))
         return best, before
 
@@ -154,19 +163,19 @@ class Rows:
     def bounds(self, mu: Tensor, each: bool) -> Tensor:
         """√ of the largest eigenvalue of S(μ), (1,), or of its diagonal; valid for every μ with W(μ) ≻ 0."""
         S = self.diagonal(mu) if each else torch.linalg.eigvalsh(self.matrix(mu))[-1:]
-        return (S * (1.0 + SLACK)).sqrt()
+        return (S * (1.0 + self.groups.slack)).sqrt()
 
     def row(self, k: int) -> Rows:
         """One of the functions."""
         return Rows(self.groups, self.delta[k : k + 1], self.P[k : k + 1])
 
-    def improve(self, mu: Tensor, steps: int, each: bool) -> Tensor:
+    def improve(self, mu: Tensor, steps: int, each: bool, stages=STAGES) -> Tensor:
         """Better multipliers for the mean of log S_ii (`each`), or else for the largest eigenvalue of S.
 
         An interior-point method: the objective plus −τ log det(W scaled to unit diagonal μ), for falling τ; the largest
         eigenvalue is smoothed to a p-norm, for growing p.
         """
-        for p, tau in STAGES:
+        for p, tau in stages:
             tau = tau / len(mu)
             if steps <= 1:
                 break
@@ -195,8 +204,9 @@ class Rows:
             E, Y = E @ basis, Y @ basis
         slope = (E.square() - Y.square()) @ weight
         inverse = torch.cholesky_inverse(L)
-        half = inverse @ T
-        full = T.T @ half
+        first = self.groups.first  # rows of T before it are zero
+        half = inverse[:, first:] @ T[first:]
+        full = T[first:].T @ half[first:]
         barrier = 2.0 * L.diagonal().log().sum() - mu.log().sum()
         gradient = slope - tau * (inverse.diagonal() - full.diagonal())
 

@@ -101,7 +101,7 @@ def newton(
     evaluate: Callable[[Tensor], Point | None], mu: Tensor, steps: int, accuracy: float
 ) -> tuple[Tensor, int]:
     """Minimise a convex objective from a feasible start by damped Newton steps: (μ, evaluations). μ stays feasible."""
-    point, used = evaluate(mu), 1
+    point, used, longest = evaluate(mu), 1, 1.0
     while point is not None and used < steps:
         hessian = point.hessian()
         hessian.diagonal().add_(1e-9 * hessian.diagonal().mean() + TINY)
@@ -112,7 +112,8 @@ def newton(
         slope = float(point.gradient @ direction)
         if not slope < -accuracy:
             break
-        step, trial = min(1.0, 0.95 / max(float(-direction.min()), 1e-3)), None  # μ > 0
+        first = step = min(1.0, longest, 0.95 / max(float(-direction.min()), 1e-3))  # μ > 0
+        trial = None
         while used < steps and step > 1e-6:
             trial = evaluate(mu * (1.0 + step * direction))
             used += 1
@@ -122,6 +123,7 @@ def newton(
         if trial is None:
             break
         mu, point = mu * (1.0 + step * direction), trial
+        longest = 2.0 * step if step == first else step
     return mu, used
 
 
