@@ -26,8 +26,8 @@ def describe(net: nn.Module, x0: Tensor) -> str:
     graph = read(net, x0)
     bound = global_bound(net, x0)
     factors: dict[str, list[str]] = {}
-    for name, factor in bound.per_layer:
-        factors.setdefault(name, []).append(f"{factor[0].item():.4g}")
+    for name, values in bound.per_layer:
+        factors.setdefault(name, []).append(f"{values[0].item():.4g}")
     rows = [HEADER]
     for position, call in enumerate(graph.calls, start=1):
         parts = [layer for layer in graph.layers if layer.name in call.layers]

@@ -38,7 +38,7 @@ def conv(x: Traced, weight: Tensor, bias: Tensor | None = None, stride=1, paddin
     A = convolution(weight.detach(), x.unbatched, stride, padding, dilation, groups)
     if min(A.out_shape) < 1:
         raise ValueError(f"a kernel of {tuple(kernel)} finds no place in an input of shape {x.unbatched}")
-    return x.then(A, per_channel(bias, n))
+    return x.then(A, None if bias is None else per_channel(bias, n))
 
 
 def conv_transpose(
@@ -52,7 +52,7 @@ def conv_transpose(
     y = torch.convolution(y, weight.to("meta"), None, stride, padding, dilation, True, extra, groups)
     out_shape = tuple(y.shape[1:])
     A = Convolution(x.unbatched, out_shape, weight.detach(), stride, padding, dilation, groups, extra, transposed=True)
-    return x.then(A, per_channel(bias, n))
+    return x.then(A, None if bias is None else per_channel(bias, n))
 
 
 def batch_norm(
@@ -80,9 +80,9 @@ def _check_channels(x: Traced, channels: int, spatial: int) -> None:
         raise ValueError(f"it reads ({channels}, {axes}), its input has shape {x.unbatched}")
 
 
-def per_channel(values: Tensor | None, spatial: int) -> Tensor | None:
+def per_channel(values: Tensor, spatial: int) -> Tensor:
     """One number a channel, shaped to broadcast over the spatial dimensions."""
-    return None if values is None else values.detach().reshape(-1, *(1,) * spatial)
+    return values.detach().reshape(-1, *(1,) * spatial)
 
 
 def per_axis(value: int | Sequence[int], axes: int) -> Shape:
@@ -112,7 +112,7 @@ def avg_pool2d(
 def avg_pool1d(x: Traced, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True) -> Traced:
     check_spatial(x, 1)
     units = torch.eye(x.unbatched[-1], dtype=torch.float64)[:, None]
-    y = F.avg_pool1d(units, kernel_size, stride or None, padding, ceil_mode, count_include_pad)
+    y = F.avg_pool1d(units, kernel_size, stride or kernel_size, padding, ceil_mode, count_include_pad)
     return separable(x, y[:, 0].mT)
 
 

@@ -6,7 +6,7 @@ Handlers as in functions.py. Every one keeps the batch dimension a batch: what w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 BATCH = 5
 
 Constant = int | float | Tensor
+Operand = Any  # a Traced or a Constant
 
 
 # Arithmetic
 
 
-def add(x: Traced | Constant, y: Traced | Constant, alpha: float = 1.0) -> Traced:
+def add(x: Operand, y: Operand, alpha: float = 1.0) -> Traced:
     """x + alpha·y."""
     x, y = _scaled(x, 1.0), _scaled(y, alpha)
     if is_traced(x) and is_traced(y):
@@ -41,18 +42,18 @@ def add(x: Traced | Constant, y: Traced | Constant, alpha: float = 1.0) -> Trace
     return x.then(Reshape(x.unbatched, x.unbatched), constant_like(constant, x))
 
 
-def sub(x: Traced | Constant, y: Traced | Constant, alpha: float = 1.0) -> Traced:
+def sub(x: Operand, y: Operand, alpha: float = 1.0) -> Traced:
     return add(x, y, -alpha)
 
 
-def mul(x: Traced | Constant, y: Traced | Constant) -> Traced:
+def mul(x: Operand, y: Operand) -> Traced:
     if is_traced(x) and is_traced(y):
         raise UnsupportedLayerError("a product of two layers is not piecewise linear; constant factors are supported")
     x, constant = (x, y) if is_traced(x) else (y, x)
     return x.then(Diagonal(x.unbatched, x.unbatched, constant_like(constant, x)))
 
 
-def div(x: Traced | Constant, y: Traced | Constant, rounding_mode: str | None = None) -> Traced:
+def div(x: Operand, y: Operand, rounding_mode: str | None = None) -> Traced:
     if is_traced(y) or rounding_mode is not None:
         raise UnsupportedLayerError("a division by a layer, or a rounded one, is not piecewise linear")
     return mul(x, 1.0 / constant_like(y, x).double())
@@ -62,14 +63,14 @@ def neg(x: Traced) -> Traced:
     return mul(x, -1.0)
 
 
-def matmul(x: Traced | Constant, y: Traced | Constant) -> Traced:
+def matmul(x: Operand, y: Operand) -> Traced:
     """x W for a constant matrix W (in, out)."""
     if not is_traced(x) or is_traced(y) or y.dim() != 2 or x.unbatched[-1:] != y.shape[:1]:
         raise UnsupportedLayerError("a matrix product other than x @ W with a constant (in, out) matrix W")
     return x.then(Dense(x.unbatched, (*x.unbatched[:-1], y.shape[1]), y.detach().mT))
 
 
-def _scaled(x: Traced | Constant, factor: float) -> Traced | Constant:
+def _scaled(x: Operand, factor: float) -> Operand:
     if factor == 1.0:
         return x
     return mul(x, factor) if is_traced(x) else factor * x
@@ -214,7 +215,7 @@ def stack(tensors: Sequence[Traced], dim: int = 0) -> Traced:
     return cat([reshaping(torch.unsqueeze)(x, dim % rank) for x in tensors], dim % rank)
 
 
-def expand(x: Traced, *sizes: int | Sequence[int]) -> Traced:
+def expand(x: Traced, *sizes: Any) -> Traced:
     """Dimensions of size 1 repeated (a grey image as three channels)."""
     out = torch.empty(x.shape, device="meta").expand(*sizes).shape
     if len(out) != x.dim() or out[0] != BATCH:

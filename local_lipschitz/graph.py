@@ -6,9 +6,10 @@ network's input) to the input of the next nonlinear layer, or to the network's o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,34 +53,39 @@ class Layer:
     def is_linear(self) -> bool:
         return isinstance(self.op, LinearMap | Sum | Concat)
 
-    def apply(self, xs: list[Tensor | None]) -> Tensor | None:
-        """The linear part, without bias. An input that is None is zero, and so is what depends on nothing else."""
-        if all(x is None for x in xs):
+    def apply(self, xs: Sequence[Tensor | None]) -> Any:
+        """The linear part, without bias. An input that is None is zero, and so (None) is what depends on no other."""
+        op, known = self.op, [x for x in xs if x is not None]
+        if not known:
             return None
-        if isinstance(self.op, LinearMap):
-            return self.op.apply(xs[0])
-        if isinstance(self.op, Sum):
-            return sum(x for x in xs if x is not None)
-        like = next(x for x in xs if x is not None)
-        return torch.cat([self._zeros(like, i) if x is None else x for i, x in enumerate(xs)], self.op.dim)
+        if isinstance(op, LinearMap):
+            return op.apply(known[0])
+        if isinstance(op, Sum):
+            return sum(known[1:], start=known[0])
+        assert isinstance(op, Concat)
+        return torch.cat([zeros(known[0], op, i) if x is None else x for i, x in enumerate(xs)], op.dim)
 
     def adjoint(self, y: Tensor) -> list[Tensor]:
         """The adjoint of the linear part: one tensor for each input."""
-        if isinstance(self.op, LinearMap):
-            return [self.op.adjoint(y)]
-        if isinstance(self.op, Sum):
+        op = self.op
+        if isinstance(op, LinearMap):
+            return [op.adjoint(y)]
+        if isinstance(op, Sum):
             return [y] * len(self.inputs)
-        return list(y.split(self.op.sizes, self.op.dim))
-
-    def _zeros(self, like: Tensor, i: int) -> Tensor:
-        shape = list(like.shape)
-        shape[self.op.dim] = self.op.sizes[i]
-        return like.new_zeros(shape)
+        assert isinstance(op, Concat)
+        return list(y.split(op.sizes, op.dim))
 
     def entries(self, change: Callable[[Tensor], Tensor]) -> Layer:
         """The layer with `change` applied to each entry of its linear map, and without bias."""
         op = self.op.entries(change) if isinstance(self.op, LinearMap) else self.op
         return replace(self, op=op, bias=None)
+
+
+def zeros(like: Tensor, op: Concat, i: int) -> Tensor:
+    """What stands for input i of a concatenation where it is zero; `like` is another of its inputs."""
+    shape = list(like.shape)
+    shape[op.dim] = op.sizes[i]
+    return like.new_zeros(shape)
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class Stage:
 
     def apply(self, values: Mapping[str, Tensor]) -> Tensor:
         """Σ_s A_s x_s for the given sources; those left out are zero."""
-        known: dict[str, Tensor | None] = dict(values)
+        known: dict[str, Any] = dict(values)
         for layer in self.layers:
             known[layer.name] = layer.apply([known.get(i) for i in layer.inputs])
         return known[self.target]
@@ -191,10 +197,10 @@ class Stage:
         q, h = {source: d}, {source: d}
         for layer in self.of(source).layers:
             inputs = [i for i in layer.inputs if i in q]
-            linear, branches = isinstance(layer.op, LinearMap), len(inputs)
+            A, branches = layer.op if isinstance(layer.op, LinearMap) else None, len(inputs)
             square = layer.entries(lambda a: a.to(d.dtype).square())
             exact = all(h[i] is q[i] for i in inputs)  # so far no column holds two entries
-            if linear and not layer.op.one_per_row:
+            if A is not None and not A.one_per_row:
                 rows = square.apply([h[inputs[0]]])
                 if not exact:
                     absolute = layer.entries(lambda a: a.to(d.dtype).abs())
@@ -206,7 +212,7 @@ class Stage:
             q[layer.name] = rows
             if layer.name == self.target:
                 break
-            if linear and not layer.op.one_per_column:
+            if A is not None and not A.one_per_column:
                 (counts,) = layer.entries(lambda a: (a != 0).to(d.dtype)).adjoint(torch.ones_like(rows[:1]))
                 h[layer.name] = square.apply([counts * h[inputs[0]]])
             elif branches > 1:
@@ -287,7 +293,9 @@ class Graph:
             y = stage.affine({name: values[name] for name in stage.sources})
             if stage.reader is None:
                 return y
-            values[stage.reader.name] = stage.reader.op.apply(y)
+            op = stage.reader.op
+            assert isinstance(op, Nonlinear)
+            values[stage.reader.name] = op.apply(y)
         raise AssertionError("the last stage has no reader")
 
     def difference(self, x0: Tensor, delta: Tensor) -> Tensor:
@@ -301,6 +309,8 @@ class Graph:
             dy = stage.to(delta.dtype).apply({name: changes[name] for name in stage.sources})
             if stage.reader is None:
                 return dy
-            values[stage.reader.name] = stage.reader.op.apply(y0)
-            changes[stage.reader.name] = stage.reader.op.difference(y0, dy)
+            op = stage.reader.op
+            assert isinstance(op, Nonlinear)
+            values[stage.reader.name] = op.apply(y0)
+            changes[stage.reader.name] = op.difference(y0, dy)
         raise AssertionError("the last stage has no reader")

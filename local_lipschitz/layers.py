@@ -53,9 +53,11 @@ def _runnable(net: nn.Module) -> nn.Module:
     net = getattr(net, "_orig_mod", net)
     layers = getattr(net, "layers", None)
     if type(net).forward is nn.Module.forward and isinstance(layers, nn.Sequential | nn.ModuleList | list | tuple):
-        chain = nn.Sequential(OrderedDict(layers=nn.Sequential(*layers)))
         # a new container starts in training mode; only the layers have one to check
-        chain.training = chain.layers.training = False
+        inner = nn.Sequential(*layers)
+        inner.training = False
+        chain = nn.Sequential(OrderedDict(layers=inner))
+        chain.training = False
         return chain
     return net
 
@@ -145,15 +147,16 @@ def fold(graph: Graph) -> Graph:
     for layer in graph.layers:
         layer = replace(layer, inputs=tuple(into.get(name, name) for name in layer.inputs))
         before = done.get(layer.inputs[0])
-        weighted = scaled_rows(before.op, layer.op.scale) if before and isinstance(layer.op, Diagonal) else None
-        if weighted is not None and readers[before.name] == 1:
-            bias = None if before.bias is None else layer.op.scale.double() * before.bias.double()
-            bias = layer.bias if bias is None else bias if layer.bias is None else bias + layer.bias.double()
-            done[before.name] = replace(before, op=weighted, bias=bias)
-            readers[before.name] = readers[layer.name]
-            into[layer.name] = before.name
-        else:
+        scale = layer.op.scale if isinstance(layer.op, Diagonal) else None
+        weighted = None if scale is None or before is None else scaled_rows(before.op, scale)
+        if before is None or scale is None or weighted is None or readers[before.name] > 1:
             done[layer.name] = layer
+            continue
+        bias = None if before.bias is None else scale.double() * before.bias.double()
+        bias = layer.bias if bias is None else bias if layer.bias is None else bias + layer.bias.double()
+        done[before.name] = replace(before, op=weighted, bias=bias)
+        readers[before.name] = readers[layer.name]
+        into[layer.name] = before.name
     calls = []
     for call in graph.calls:
         kept = tuple(name for name in call.layers if name not in into)

@@ -114,8 +114,8 @@ class Convolution(LinearMap):
             x, self.weight, None, self.stride, self.padding, self.dilation, transposed, output_padding, self.groups
         )
         if self.transposed and not transposed:  # an output padding of a whole stride leaves room for one more
-            room = (..., *(slice(n) for n in self.in_shape[1:]))
-            return y[room]
+            for axis, n in enumerate(self.in_shape[1:], start=2):
+                y = y.narrow(axis, 0, n)
         return y
 
     def entries(self, change: Callable[[Tensor], Tensor]) -> Convolution:

@@ -33,9 +33,10 @@ class Traced(fx.Proxy):
     """
 
     __array_ufunc__ = None  # numpy numbers leave arithmetic to us
+    tracer: Reader
 
     def __init__(self, tracer: Reader, at: int, unbatched: Shape) -> None:
-        super().__init__(None, tracer)
+        super().__init__(None, tracer)  # type: ignore[arg-type]  # a node of fx's own graph, which is not used
         self.at, self.unbatched = at, unbatched
 
     def then(self, op: Op, bias: Tensor | None = None) -> Traced:
@@ -54,7 +55,8 @@ class Traced(fx.Proxy):
 
     def selected(self, index: tuple) -> Traced:
         """self[:, *index]."""
-        out_shape = torch.empty(self.shape, device="meta")[(slice(None), *index)].shape[1:]
+        at = (slice(None), *index)
+        out_shape = torch.empty(self.shape, device="meta")[at].shape[1:]
         return self.then(Select(self.unbatched, tuple(out_shape), index))
 
     def copied(self) -> Traced:
@@ -120,16 +122,16 @@ class Traced(fx.Proxy):
 
     # x += y changes the tensor itself; fx would read it as x = x + y
 
-    def __iadd__(self, other: Any) -> Traced:
+    def __iadd__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
 
-    def __isub__(self, other: Any) -> Traced:
+    def __isub__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
 
-    def __imul__(self, other: Any) -> Traced:
+    def __imul__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
 
-    def __itruediv__(self, other: Any) -> Traced:
+    def __itruediv__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
     def __getattr__(self, name: str) -> Any:
@@ -296,8 +298,9 @@ def is_layer(module: nn.Module) -> bool:
 def module_names(net: nn.Module) -> dict[nn.Module, str]:
     """The path of every module, those in a plain list `layers` among them."""
     names = {module: name for name, module in net.named_modules()}
-    if isinstance(getattr(net, "layers", None), list | tuple):
-        for i, module in enumerate(net.layers):
+    layers = getattr(net, "layers", None)
+    if isinstance(layers, list | tuple):
+        for i, module in enumerate(layers):
             for name, inner in module.named_modules() if isinstance(module, nn.Module) else ():
                 names.setdefault(inner, f"layers.{i}.{name}".rstrip("."))
     return names
