@@ -1,0 +1,201 @@
+"""Adversarial bounds: the radius that is proved free of adversarial examples beside the smallest that attacks find.
+
+    python calculate_bounds_adv.py --plot
+    python calculate_bounds_adv.py --network cifar10 --input cat.png dog.png --methods pairwise ddn
+
+Writes data/<network>/adversarial.npz, each method as soon as it is done, prints a table and, with --plot, draws the
+adversarial images. The same command goes on where a stopped one left off; other settings are refused unless --overwrite
+is given. To switch the network, edit the import below or give --network.
+
+Distances are ℓ2, in normalised units (those of the network's input, over all of which the radii are certified) and in
+pixel units (black 0, white 1). Ends with status 1 if any attack found less than what is certified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import calculate_bounds_adv_plot as adv_plot
+import command_line
+import results
+from local_lipschitz import certified_radius, global_bound, joint_bound
+from local_lipschitz.attacks import Attack, carlini_wagner, ddn, fgsm, gradient_ascent, iterated_fgsm, pixel_distance
+from networks import mnist as network
+
+CERTIFICATES = {
+    "global": "certified: global bound",
+    "paper": "certified: local bound, the paper's rule",
+    "pairwise": "certified: local bound, pairwise",
+    "joint": "certified: joint bound, pairwise",
+}
+ATTACKS = {
+    "fgsm": "found: FGSM",
+    "ifgsm": "found: I-FGSM",
+    "gradient": "found: gradient ascent",
+    "cw": "found: Carlini & Wagner",
+    "ddn": "found: DDN",
+}
+DEFAULT = [name for name in [*CERTIFICATES, *ATTACKS] if name != "joint"]  # which takes minutes to hours
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one method says about N inputs: distances, the class found or limiting, seconds for all of them, and x."""
+
+    distance: np.ndarray  # (N,), normalised units
+    pixels: np.ndarray  # (N,), NaN where the input is not an image
+    other_class: np.ndarray  # (N,), −1 where there is none
+    seconds: float
+    x: np.ndarray  # (N, *input shape) for attacks, empty for certificates
+
+
+def arguments() -> argparse.Namespace:
+    options = command_line.parser(__doc__, network)
+    options.add_argument("--input", nargs="+", type=Path, metavar="IMAGE", help="files (default: the nominal input)")
+    options.add_argument(
+        "--methods", nargs="+", default=DEFAULT, choices=[*CERTIFICATES, *ATTACKS], metavar="METHOD",
+        help=f"of {', '.join([*CERTIFICATES, *ATTACKS])} (default: all but joint, which takes long)",
+    )  # fmt: skip
+    options.add_argument("--tolerance", type=float, default=2e-3, help="of one spectral norm (default: 2e-3)")
+    options.add_argument("--joint-rtol", type=float, default=0.05, help="relative tolerance of joint's radius (0.05)")
+    options.add_argument("--plot", action="store_true", help="draw the images found: data/<network>/adversarial*.png")
+    options.add_argument("--overwrite", action="store_true", help="start anew instead of resuming")
+    return options.parse_args()
+
+
+def inputs(network: ModuleType, x0: Tensor, files: list[Path] | None) -> tuple[Tensor, list[str]]:
+    """The inputs (N, *shape) and what to call them."""
+    if not files:
+        return x0, ["nominal"]
+    if network.load_image is None:
+        raise ValueError(f"--input: the input of {network.name} is not an image; leave --input out for the nominal one")
+    return torch.cat([network.load_image(file) for file in files]).to(x0.device), [file.name for file in files]
+
+
+def certify(net: nn.Module, x0: Tensor, scale: Tensor | None, args: argparse.Namespace, name: str) -> Row:
+    """One of the certificates. ‖Δx‖ ≤ r in normalised units holds wherever ‖Δ pixels‖ ≤ r·(smallest std)."""
+    options: dict[str, Any] = {"tolerance": args.tolerance, "seed": args.seed}
+    if name == "global":
+        options |= {"bound": global_bound, "margins": "paper"}
+    elif name == "paper":
+        options |= {"margins": "paper"}
+    elif name == "joint":
+        options |= {"bound": joint_bound, "rtol": args.joint_rtol}
+    start = time.perf_counter()
+    result = certified_radius(net, x0, **options)
+    radius = result.radius.cpu().numpy()
+    pixels = np.full_like(radius, np.nan) if scale is None else radius * float(scale.min())
+    return Row(radius, pixels, result.limiting_class.cpu().numpy(), time.perf_counter() - start, np.empty(0))
+
+
+def attack(
+    net: nn.Module, x0: Tensor, scale: Tensor | None, box: tuple[Tensor, Tensor] | None, seed: int, name: str
+) -> Row:
+    """One of the attacks. Without a box, C&W and DDN get one: ± twice what gradient ascent needs."""
+    start = time.perf_counter()
+    if name in ("cw", "ddn") and box is None:
+        reach = gradient_ascent(net, x0, seed=seed).distance
+        reach = 2.0 * float(reach[reach.isfinite()].max()) if bool(reach.isfinite().any()) else 1.0
+        box = (x0 - reach, x0 + reach)
+    attacks: dict[str, Callable[[], Attack]] = {
+        "fgsm": lambda: fgsm(net, x0),
+        "ifgsm": lambda: iterated_fgsm(net, x0),
+        "gradient": lambda: gradient_ascent(net, x0, seed=seed),
+        "cw": lambda: carlini_wagner(net, x0, box, seed=seed),
+        "ddn": lambda: ddn(net, x0, box, seed=seed),
+    }
+    found = attacks[name]()
+    pixels = torch.full_like(found.distance, math.nan) if scale is None else pixel_distance(found, x0, scale)
+    arrays = [t.cpu().numpy() for t in (found.distance, pixels, found.found_class, found.x)]
+    return Row(*arrays[:3], time.perf_counter() - start, arrays[3])
+
+
+def table(network: ModuleType, i: int, name: str, label: int, rows: dict[str, Row]) -> str:
+    """Input i's radii and distances, one method a line."""
+    lines = [f"\n{network.name}, {name}: class {network.classes[label]!r}"]
+    lines.append(f"{'':41}{'distance':>11}{'in pixels':>11}   {'class':<16}{'seconds':>8}")
+    for method, row in rows.items():
+        pixels = "" if np.isnan(row.pixels[i]) else f"{row.pixels[i]:.4g}"
+        other = network.classes[row.other_class[i]] if row.other_class[i] >= 0 else "none found"
+        numbers = f"{row.distance[i]:11.4g}{pixels:>11}   {other[:15]:<16}{row.seconds:8.1f}"
+        lines.append(f"{title(network, method):41}{numbers}")
+    return "\n".join(lines)
+
+
+def title(network: ModuleType, method: str) -> str:
+    """What a method is called in tables; the attacks say whether they keep to valid images."""
+    if method in CERTIFICATES:
+        return CERTIFICATES[method]
+    images = method in ("cw", "ddn") and network.box is not None
+    return ATTACKS[method] + (" (valid images)" if images else "")
+
+
+def contradictions(rows: dict[str, Row], names: list[str]) -> list[str]:
+    """Each attack that found an adversarial example within a certified radius: there may be none."""
+    return [
+        f"{name}: {attack} found one at {rows[attack].distance[i]:.6g}, {proof} certifies {rows[proof].distance[i]:.6g}"
+        for i, name in enumerate(names)
+        for proof in rows.keys() & CERTIFICATES.keys()
+        for attack in rows.keys() & ATTACKS.keys()
+        if rows[attack].distance[i] < rows[proof].distance[i]
+    ]
+
+
+def main() -> None:
+    args = arguments()
+    network, net, nominal = command_line.load_network(args)
+    if args.plot and network.box is None:
+        raise ValueError(f"--plot: the input of {network.name} is not an image")
+    x0, names = inputs(network, nominal, args.input)
+    box = None if network.box is None else tuple(end.to(x0.device) for end in network.box)
+    scale = None if network.pixel_scale is None else network.pixel_scale.to(x0.device)
+    with torch.no_grad():
+        label = net(x0).argmax(1).tolist()
+
+    path = network.data_dir / "adversarial.npz"
+    if args.overwrite:
+        path.unlink(missing_ok=True)
+    settings = {"network": network.name, "weights_and_inputs": results.fingerprint(net, x0), "inputs": names}
+    settings |= {"random_weights": args.random_weights, "seed": args.seed, "tolerance": args.tolerance}
+    settings |= {"joint_rtol": args.joint_rtol}
+    arrays = results.resume(path, settings) or {"x0": x0.cpu().numpy(), "label": np.array(label)}
+    fields = Row.__dataclass_fields__
+    wanted = [name for name in [*CERTIFICATES, *ATTACKS] if name in args.methods]
+    for name in (progress := tqdm(wanted)):
+        progress.set_description(name)
+        if f"{name}_distance" not in arrays:
+            proof = name in CERTIFICATES
+            row = certify(net, x0, scale, args, name) if proof else attack(net, x0, scale, box, args.seed, name)
+            arrays |= {f"{name}_{field}": np.asarray(getattr(row, field)) for field in fields}
+            results.save(path, arrays, settings)
+    rows = {
+        name: Row(**{field: arrays[f"{name}_{field}"] for field in fields})
+        for name in [*CERTIFICATES, *ATTACKS]
+        if f"{name}_distance" in arrays
+    }
+    for i, name in enumerate(names):
+        print(table(network, i, name, label[i], rows))
+    print("\ncertified: the class that limits the radius; found: the class of the adversarial example")
+    print(f"results in {path}")
+    if args.plot:
+        for picture in adv_plot.draw_all(network, x0.cpu(), names, label, {title(network, m): rows[m] for m in rows}):
+            print(f"wrote {picture}")
+    if broken := contradictions(rows, names):
+        sys.exit("CONTRADICTION, a bound or an attack is wrong:\n" + "\n".join(broken))
+
+
+if __name__ == "__main__":
+    command_line.run(main)
