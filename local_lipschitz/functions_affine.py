@@ -150,9 +150,9 @@ def pad(x: Traced, pad: Sequence[int], mode: str = "constant", value: float | No
     sides = [(0, 0)] * (len(x.unbatched) - len(pad) // 2)
     sides += [(pad[i], pad[i + 1]) for i in range(len(pad) - 2, -1, -2)]
     if mode != "constant":
-        return _pad_by_values(x, [side for side in sides if side != (0, 0)] and sides[-(len(pad) // 2) :], mode)
-    kept = tuple(slice(max(0, -a), n - max(0, -b)) for n, (a, b) in zip(x.unbatched, sides, strict=True))
-    x = x.selected(kept)
+        return _pad_by_values(x, sides[len(sides) - len(pad) // 2 :], mode)
+    if any(min(side) < 0 for side in sides):
+        x = x.selected(tuple(slice(max(0, -a), n - max(0, -b)) for n, (a, b) in zip(x.unbatched, sides, strict=True)))
     place = tuple(slice(max(0, a), max(0, a) + n) for n, (a, _) in zip(x.unbatched, sides, strict=True))
     out = tuple(max(0, a) + n + max(0, b) for n, (a, b) in zip(x.unbatched, sides, strict=True))
     if out == x.unbatched:
@@ -166,13 +166,13 @@ def pad(x: Traced, pad: Sequence[int], mode: str = "constant", value: float | No
 
 def _pad_by_values(x: Traced, sides: list[tuple[int, int]], mode: str) -> Traced:
     """Circular, reflected or replicated values around the last one or two dimensions."""
-    if len(sides) > 2:
+    if len(sides) not in (1, 2):
         raise UnsupportedLayerError(f"padding mode {mode!r} of {len(sides)} dimensions; one or two are supported")
     factors = [
         F.pad(torch.eye(n, dtype=torch.float64)[None], side, mode=mode)[0].mT
         for n, side in zip(x.unbatched[-len(sides) :], sides, strict=True)
     ]
-    return separable(x, *factors) if sides else x
+    return separable(x, *factors)
 
 
 def separable(x: Traced, *factors: Tensor) -> Traced:

@@ -163,6 +163,15 @@ def test_batch_norm_is_folded_into_the_layer_before_it():
     assert [call.note for call in graph.calls] == ["", "folded into 0", "", "", ""]
 
 
+def test_padding_is_one_layer():
+    def names(*modules: nn.Module) -> list[str]:
+        return [layer.name for layer in read(nn.Sequential(*modules).eval(), image(1, 4, 4)).layers]
+
+    assert names(nn.ZeroPad2d(1), nn.ReLU()) == ["0", "1"]
+    assert names(nn.ZeroPad2d((1, -1, 0, 0)), nn.ReLU()) == ["0.0", "0", "1"]
+    assert names(nn.ZeroPad2d(0), nn.AdaptiveAvgPool2d(4), nn.ReLU()) == ["2"]
+
+
 def test_a_layer_that_is_read_twice_is_not_folded():
     class Twice(nn.Module):
         def __init__(self):
