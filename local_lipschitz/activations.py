@@ -1,7 +1,8 @@
 """The nonlinear layers, by what a bound may know of them.
 
 An activation is known by its *anchored secant slopes*: for z = φ(y) and |y − y0| ≤ h, φ(y) − φ(y0) = s·(y − y0) with
-s in [s_lo, s_hi]. Max pooling is known by its windows. Source: docs/joint_bound.md; Avant & Morgansen 2023, Section III.
+s in [s_lo, s_hi]. Max pooling is known by its windows. Source: docs/bounds.md, docs/joint_bound.md;
+Avant & Morgansen 2023, Section III.
 """
 
 from __future__ import annotations

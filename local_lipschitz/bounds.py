@@ -72,8 +72,8 @@ def local_bound(
     net: a chain or graph of supported layers, in eval mode (see `read`). x0: (B, *input shape) float32 or float64, in
     the network's own (normalised) units. eps: a radius in the same units, or one an input (B,); a single input with
     several eps is a batch. outputs: (K, m) or (B, K, m): bound the K scalar functions outputs_k · f, each by itself, in
-    place of f (class margins e_t − e_c); value is then (B, K). certified=False returns the converged estimates, which are not upper bounds. seed: of the
-    random start vectors.
+    place of f (class margins e_t − e_c); value is then (B, K). certified=False returns the converged estimates, which
+    are not upper bounds. seed: of the random start vectors.
     Raises ValueError for a wrong shape, NaN or infinite input, eps ≤ 0, a net in training mode; UnsupportedLayerError.
     Source: Avant & Morgansen, IEEE TNNLS 2023, Theorem 2 and Section IV; docs/bounds.md.
     """
@@ -147,7 +147,7 @@ def _reach(row_norms: dict[str, Tensor], sources: dict[str, Source], eps: Tensor
 
 
 def _off(sources: dict[str, Source], row_norms: dict[str, Tensor], rounding: Tensor) -> Tensor:
-    """How far the exact nominal y_i may be from y0_i: the stage's own rounding and that of what it reads. (B, *shape)."""
+    """How far the exact nominal y_i may be from y0_i: the stage's rounding and that of what it reads. (B, *shape)."""
     return rounding + sum(_per_input(sources[name].error, rows) * rows for name, rows in row_norms.items())
 
 

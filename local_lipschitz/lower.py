@@ -1,8 +1,8 @@
 """Lower bounds of the anchored local Lipschitz constant: the largest quotient ‖f(x) − f(x0)‖ / ‖x − x0‖ found.
 
-Points are searched in the network's own dtype; the quotient that is returned is evaluated in float64 at a point that was
-really visited, by passing the difference through the layers, so that nothing cancels however small ε is, and less its
-rounding. So a lower bound never exceeds the truth by noise.
+Points are searched in the network's own dtype; the quotient that is returned is evaluated in float64 at a point that
+was really visited, by passing the difference through the layers, so that nothing cancels however small ε is, and less
+its rounding. So a lower bound never exceeds the truth by noise.
 """
 
 from __future__ import annotations

@@ -194,7 +194,8 @@ class Ritz:
     |γ_1| p_k(λ_1) ≤ 1 for the start vector's component γ_1 along the top eigenvector, and |γ_1| ≥ t = η√(π/2n) with
     probability 1 − η. So λ_1 ≤ θ_1 + x as soon as log p_k(θ_1 + x) = Σ log(x + gap_i) − Σ log β_j ≥ −log t.
 
-    unit: (B,) the scale of M, taken out of the rest. top: (B,) θ_1. gaps: (B, k) θ_1 − θ_i. target: (B,) Σ log β_j − log t.
+    unit: (B,) the scale of M, taken out of the rest. top: (B,) θ_1. gaps: (B, k) θ_1 − θ_i. target: (B,)
+    Σ log β_j − log t.
     exhausted: (B,) the basis spans the whole space, θ_1 = λ_1.
     """
 
@@ -246,8 +247,8 @@ class Ritz:
 def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """(dimension of the space of live columns (B,), start vectors in it (B, columns)).
 
-    One start for the whole batch, so that an input's result does not depend on its neighbours; drawn on the CPU, so that
-    a seed gives the same on every device.
+    One start for the whole batch, so that an input's result does not depend on its neighbours; drawn on the CPU, so
+    that a seed gives the same on every device.
     """
     n, batch = operator.columns, operator.batch
     start = torch.randn(n, generator=generator, dtype=torch.float32)

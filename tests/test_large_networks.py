@@ -1,4 +1,4 @@
-"""The paper's large networks: narrow copies against explicit matrices, the real AlexNet once, and CUDA where there is one."""
+"""The paper's large networks: narrow copies against explicit matrices, the real AlexNet once, CUDA if there is one."""
 
 import math
 
@@ -45,8 +45,8 @@ def arpack(M):
 def test_narrow_copies_against_explicit_matrices(build, side, eps):
     """Layers of more than 256 on either side go through Lanczos, the others are dense.
 
-    A norm that is a little too large widens the ball of the next layer, so the excess of a deep network is more than the
-    product of the tolerances; hence the small one here.
+    A norm that is a little too large widens the ball of the next layer, so the excess of a deep network is more than
+    the product of the tolerances; hence the small one here.
     """
     net, x0 = build(), torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1))
     bound = local_bound(net, x0, eps, tolerance=1e-4)
