@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .graph import Stage
-from .linear import Convolution, Reshape, Shape, size
+from .linear import Convolution, Shape, size
 from .spectral import DENSE_SIDE, Norms, Operator, dense_norms, lanczos_norms
 
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
@@ -36,8 +36,10 @@ class StageNorms:
 
     def __call__(self, stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Tensor:
         """‖R A_source D‖; r (1 or B, *out_shape) or None for R = I, live (1 or B, *source shape) bool."""
-        if all(isinstance(layer.op, Reshape) for layer in stage.layers):
-            return _diagonal_norms(stage, r, live)
+        if stage.is_selection(source):  # ‖R A D‖ = max r_i ‖a_iᵀD‖
+            rows = stage.row_norms(source, live.double())
+            return (rows if r is None else r * rows).flatten(1).amax(1)
+        stage = stage.of(source)
         if min(size(stage.out_shape), size(stage.in_shapes[source])) <= DENSE_SIDE:
             norms = _dense(stage, source, r, live)
         else:
@@ -114,12 +116,6 @@ def _kernels_for(cost: int, device: torch.device) -> Iterator[None]:
         yield
     finally:
         onednn.__exit__(None, None, None)
-
-
-def _diagonal_norms(stage: Stage, r: Tensor | None, live: Tensor) -> Tensor:
-    """A only renumbers: the norm is the largest r_i over the live elements."""
-    d = live.double().flatten(1)
-    return d.amax(1) if r is None else (r.flatten(1) * d).amax(1)
 
 
 def _dense(stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Norms:

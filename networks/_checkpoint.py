@@ -46,7 +46,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | os
     """Put the weights `state` (any floating dtype) into `model` as float32 and return it in eval mode.
 
     ValueError, naming `source` and the entries, for missing or unexpected keys, wrong shapes, values that are
-    not floating point tensors, and NaN or infinite weights. `model` may be on the "meta" device.
+    not floating point tensors where they should be (batch norm counts in integers), and NaN or infinite weights. `model` may be on the "meta" device.
     """
     wanted = model.state_dict()
     problems = []
@@ -58,14 +58,16 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | os
         if key not in state:
             continue
         weight = state[key]
-        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        kind = "a floating point tensor" if parameter.is_floating_point() else f"a tensor of {parameter.dtype}"
+        if not isinstance(weight, Tensor) or weight.is_floating_point() != parameter.is_floating_point():
             found = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
-            problems.append(f"{key} is {found}, a floating point tensor is wanted")
+            problems.append(f"{key} is {found}, {kind} is wanted")
         elif weight.shape != parameter.shape:
             problems.append(f"{key} has shape {tuple(weight.shape)}, {tuple(parameter.shape)} is wanted")
         elif not weight.isfinite().all():
             problems.append(f"{key} holds NaN or infinite values")
     if problems:
         raise ValueError(f"checkpoint {source} does not fit this network: {'; '.join(problems)}")
-    model.load_state_dict({key: weight.float() for key, weight in state.items()}, strict=True, assign=True)
+    state = {key: weight.float() if weight.is_floating_point() else weight for key, weight in state.items()}
+    model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
