@@ -19,9 +19,11 @@ from .joint_passes import Infeasible, Random, layer_gain
 from .spectral import rounding_slack
 
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
-LIMIT = 2500  # groups
+LIMIT = 3000  # groups
+ALONE = 24  # effort from which each output gets multipliers of its own
 MEMORY = 2**28  # elements of all their rows
-WORK = 2e12  # multiplications spent on rows
+WORK = 2e12  # multiplications spent on rows, or
+ROWS = 600  # times those of the network
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
 STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.0005))
 SLACK = 1e-9  # of S and W, outward: the float64 algebra, over at most some 10⁵ terms
@@ -61,7 +63,7 @@ class DenseGroups:
 
     def gains(self, network: Network, count: int) -> Tensor:
         total = count + len(self.mu)
-        too_dear = network.work + count * network.cost > WORK
+        too_dear = network.work + count * network.cost > max(WORK, ROWS * self.cost)
         if total > LIMIT or total * self.Q.shape[1] > MEMORY or too_dear:
             raise TooManyGroups
         self.slack = SLACK + rounding_slack(network.like.dtype, network.terms)
@@ -110,7 +112,7 @@ class DenseGroups:
         best, mu = before, self.mu
         mu = function.improve(mu, effort, C is not None)
         best = torch.minimum(best, function.bounds(mu, C is not None))
-        if C is not None:
+        if C is not None and effort >= ALONE:
             alone = [function.row(k) for k in range(len(C))]
             own = [row.bounds(row.improve(mu, effort // 8, True, STAGES[2:]), True) for row in alone]
             best = torch.minimum(best, torch.cat(own))
