@@ -30,8 +30,8 @@ class JointBound(Bound):
 
     per_layer holds the growth of the joint bound from block to block; a pooling that directly follows its activation is
     one block with it. before_refinement: the value with the multipliers of the feasible start. uncertain: {block:
-    (neurons, pairs of pooling windows)} that may switch. groups: their total. status: "dense" or "passes", the way it was
-    computed, or why the product bound is returned.
+    (neurons, pairs of pooling windows)} that may switch. groups: their total. status: "dense" or "passes", the way it
+    was computed, or why the product bound is returned.
     """
 
     before_refinement: Tensor
@@ -116,12 +116,10 @@ class Job:
         random = Random(self.failure_probability / (len(blocks) + 1), self.tolerance, self.seed)
         groups = (DenseGroups if dense else PassGroups)(network, self.graph.cost, max(2, self.effort // 10), random)
         known, growth = start(x0), []
-        for i, plan in enumerate(blocks):
+        for plan in blocks:
             off = product[plan.stage.reader.name].off[0]
             y0, reach = build_block(network, plan, known, off, eps, dtype, groups)
-            gain = float(product[plan.name].gain)
-            if i < len(blocks) - 1:  # the last one's gain would serve only the last stage, which needs none
-                gain = min(gain, groups.layer_gain(network))
+            gain = min(float(product[plan.name].gain), groups.layer_gain(network))
             known[plan.name] = Known(y0, reach, gain)
             growth.append((plan.stage.name, gain))
         network.last = last.to(dtype)

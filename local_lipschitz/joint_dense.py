@@ -8,7 +8,7 @@ rows are computed in the working dtype; their rounding is covered by `slack`, ou
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -30,7 +30,10 @@ SLACK = 1e-9  # of S and W, outward: the float64 algebra, over at most some 10â
 
 
 def rows(network: Network, seeds: Tensor | int) -> tuple[Tensor, Tensor]:
-    """[N P] for the output rows `seeds` (k, m), or [Q T] of the last `seeds` groups: (k, n), (k, groups before), float64."""
+    """[N P] for the output rows `seeds` (k, m), or [Q T] of the last `seeds` groups, float64.
+
+    (k, n) and (k, number of groups before).
+    """
     last = isinstance(seeds, int)
     k, G = (seeds if last else len(seeds)), network.groups
     deltas, ws = [], []
@@ -181,9 +184,8 @@ class Rows:
             tau = tau / len(mu)
             if steps <= 1:
                 break
-            mu, used = newton(
-                lambda mu: self._point(mu, None if each else p, tau), mu, steps, 0.1 * tau * len(mu)  # noqa: B023
-            )
+            objective = partial(self._point, p=None if each else p, tau=tau)
+            mu, used = newton(objective, mu, steps, 0.1 * tau * len(mu))
             steps -= used
         return mu
 

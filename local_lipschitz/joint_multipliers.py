@@ -97,9 +97,7 @@ class Point:
     hessian: Callable[[], Tensor]
 
 
-def newton(
-    evaluate: Callable[[Tensor], Point | None], mu: Tensor, steps: int, accuracy: float
-) -> tuple[Tensor, int]:
+def newton(evaluate: Callable[[Tensor], Point | None], mu: Tensor, steps: int, accuracy: float) -> tuple[Tensor, int]:
     """Minimise a convex objective from a feasible start by damped Newton steps: (μ, evaluations). μ stays feasible."""
     point, used, longest = evaluate(mu), 1, 1.0
     while point is not None and used < steps:

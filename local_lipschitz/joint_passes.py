@@ -52,6 +52,7 @@ def respond(network: Network, mu: Tensor, F: Tensor, guess: Tensor | None) -> tu
 
 def _conjugate_gradients(network: Network, mu: Tensor, C: Tensor, guess: Tensor | None) -> Tensor | None:
     """W⁻¹C for C (p, G), preconditioned by diag(μ); None where a direction of negative curvature turns up."""
+
     def W(y: Tensor) -> Tensor:
         _, v, _ = gram(network, mu, y.new_zeros(y.shape[0], network.out_size), y)
         return mu * y - v
@@ -86,7 +87,7 @@ class Top:
     F: Tensor
 
 
-def top(network: Network, mu: Tensor, F: Tensor, rounds: int = 3) -> Top | None:
+def top(network: Network | LastGroups, mu: Tensor, F: Tensor, rounds: int = 3) -> Top | None:
     """Estimate of the largest eigenvalue of S(μ) by block Krylov spaces; None where W is not ≻ 0."""
     if F.shape[0] == network.out_size:  # F is square and orthogonal
         answer = respond(network, mu, F, None)
@@ -121,14 +122,14 @@ def estimate(network: Network, mu: Tensor, C: Tensor | None, F: Tensor) -> Top |
 
 
 def improve(network: Network, mu: Tensor, F: Tensor, steps: int, p: float | None) -> Tensor:
-    """Better multipliers for the outputs F (p rows): mean of log S_ii (p None) or p-norm of the eigenvalues of F S Fᵀ."""
-    dtype, warm = F.dtype, [None]
+    """Better multipliers for the outputs F (p rows): mean of log S_ii (p None), or p-norm of F S Fᵀ."""
+    dtype, warm = F.dtype, dict[str, Tensor]()
 
     def evaluate(theta: Tensor) -> tuple[float, Tensor, Tensor] | None:
         mu = theta.exp().to(dtype)
         if not bool((torch.isfinite(mu) & (mu > 0)).all()):
             return None
-        answer = respond(network, mu, F, warm[0])
+        answer = respond(network, mu, F, warm.get("Y"))
         if answer is None or not bool(torch.isfinite(answer[0]).all()):
             return None
         SF, Y, E = answer
@@ -141,7 +142,7 @@ def improve(network: Network, mu: Tensor, F: Tensor, steps: int, p: float | None
             s, basis = torch.linalg.eigh(0.5 * (S + S.T))
             value, weight = log_norm(s, p)
             left, right = basis.T.to(dtype) @ E, basis.T.to(dtype) @ Y
-        warm[0] = Y
+        warm["Y"] = Y
         weight, m = weight[:, None], theta.exp()
         return value, m * (left.double().square() * weight).sum(0), m * (right.double().square() * weight).sum(0)
 
@@ -269,7 +270,7 @@ class PassGroups:
         for _ in range(rounds):
             self.mu = improve(network, self.mu, best.F, max(1, effort // rounds), P_NORM if C is None else None)
             try:
-                best = self._repaired(lambda: estimate(network, self.mu, C, best.F))  # noqa: B023
+                best = self._repaired(lambda: estimate(network, self.mu, C, best.F))
             except Infeasible:
                 break
             if not bool(best.gamma.sum() < gamma.sum()):

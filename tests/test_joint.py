@@ -252,7 +252,8 @@ def test_records():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"effort": 0}, "effort"), ({"eps": -1.0}, "eps"), ({"outputs": torch.ones(2, 77)}, "outputs")]
+    ("change", "message"),
+    [({"effort": 0}, "effort"), ({"eps": -1.0}, "eps"), ({"outputs": torch.ones(2, 77)}, "outputs")],
 )
 def test_messages(change, message):
     net, x0 = random_network(2)

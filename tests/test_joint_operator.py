@@ -123,7 +123,8 @@ def test_real_networks_obey_the_model(seed, eps, ties):
     with torch.no_grad():
         w, v, change = true_w(network, x0, delta)
         assert torch.allclose(change, (net(x0 + delta) - net(x0)).flatten(1), atol=1e-10)
-        rho = torch.cat([kinks.rho for kinks in layers(network)] or [w.new_zeros(0)])  # 1e-10 where only rounding is in doubt
+        # ρ is 1e-10 where only rounding is in doubt
+        rho = torch.cat([kinks.rho for kinks in layers(network)] or [w.new_zeros(0)])
         assert bool((rho * w.abs() <= rho * v.abs() * (1 + 1e-9) + 1e-13).all())
         f, _ = network.forward(delta.flatten(1), w)
     assert torch.allclose(f, change, atol=1e-9 * max(1.0, float(change.abs().max())))
@@ -165,7 +166,7 @@ def oracle(K: Tensor, m: int, n: int, mu: Tensor) -> float:
         return gamma, 2 * L.diagonal().log().sum() - log_lam.sum()
 
     # any feasible (μ, γ₀) of the package gives λ = γ₀/μ; a little more for the output keeps strictly inside
-    best, log_lam = float("inf"), None
+    best, log_lam, kept = float("inf"), None, None
     for factor in (1.01, 1.1, 2.0, 10.0):
         W = torch.diag(mu) - Q @ Q.T - (T * mu) @ T.T
         C = Q @ N.T + (T * mu) @ P.T
