@@ -1,0 +1,185 @@
+"""What the scripts here share: the command line, a time limit that holds, and the table."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+import command_line
+import networks
+from other_methods.chain import Array, Chain, chain_of, random_chain
+
+START_UP = 300.0  # seconds that a process may take to begin
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network as a chain, its nominal input (n_0,) and what it is called."""
+
+    chain: Chain
+    x0: Array
+    name: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """One number to compute: what it is called, what it bounds and how. `compute` gives something float() takes."""
+
+    name: str
+    quantity: str  # "anchored", "local" or "global"
+    norm: str
+    rigorous: bool
+    compute: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of it; result None and the reason in `failure` where there is no number."""
+
+    method: Method
+    result: Any
+    seconds: float
+    failure: str = ""
+
+    @property
+    def value(self) -> float | None:
+        return None if self.result is None else float(self.result)
+
+
+def parser(description: str | None, eps: bool = True) -> argparse.ArgumentParser:
+    """The options that every method has."""
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    options.add_argument("--network", default="compnet", metavar="NAME", help="module in networks/ (default: compnet)")
+    options.add_argument("--widths", type=int, nargs="+", metavar="N", help="instead: random layers, as in 5 20 20 3")
+    options.add_argument("--seed", type=int, default=0, help="of the random layers (default: 0)")
+    if eps:
+        options.add_argument("--eps", type=float, default=0.1, help="radius about x0, of local bounds (default: 0.1)")
+    options.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="seconds a method (default: 60)")
+    return options
+
+
+def problem(args: argparse.Namespace) -> Problem:
+    """The network that the options name."""
+    if not args.time_limit > 0:
+        raise ValueError(f"--time-limit {args.time_limit:g}; a positive number of seconds is wanted")
+    if args.widths is not None:
+        chain = random_chain(args.widths, args.seed)
+        return Problem(chain, np.zeros(chain.widths[0]), "random " + "-".join(map(str, args.widths)))
+    network = networks.load(args.network)
+    return Problem(*chain_of(network.net(), network.x0), network.name)
+
+
+def limited(seconds: float, function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, float]:
+    """(function(*args, **kwargs), the seconds it took) in a process of its own, which is killed when the time is up.
+
+    The process uses one thread, unless OMP_NUM_THREADS says otherwise, so that times compare. Start-up does not count.
+    TimeoutError when the time is up, RuntimeError where the process dies; what the function raises is raised here.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context: Any = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["numpy", "scipy.optimize", "torch", "cvxpy"])  # once, not in every process
+    else:
+        context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(there, function, args, kwargs), daemon=True)
+    process.start()
+    there.close()
+    try:
+        if not here.poll(START_UP):
+            raise RuntimeError("the process of a method did not start")
+        here.recv()
+        if not here.poll(seconds):
+            raise TimeoutError(f"no result within {seconds:g} s: allow more (--time-limit) or take a smaller network")
+        outcome, took = here.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode
+        raise RuntimeError(f"the process ended without a result (exit code {code}); out of memory?") from None
+    finally:
+        process.kill()
+        process.join()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome, took
+
+
+def _work(connection: Connection, function: Callable[..., Any], args: tuple, kwargs: dict) -> None:
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    connection.send("ready")
+    start = time.perf_counter()
+    try:
+        outcome = function(*args, **kwargs)
+    except Exception as error:
+        outcome = error
+    connection.send((outcome, time.perf_counter() - start))
+
+
+def measure(method: Method, time_limit: float) -> Row:
+    """The method's row; a failure that leaves others be (no time, too large, a solver's) is kept in it."""
+    start = time.perf_counter()
+    try:
+        return Row(method, *limited(time_limit, method.compute))
+    except (TimeoutError, RuntimeError, MemoryError, np.linalg.LinAlgError) as error:
+        return Row(method, None, time.perf_counter() - start, " ".join(str(error).split()))
+
+
+def single(method: Method, time_limit: float, title: str) -> Row:
+    """The method's row, printed under a title; ValueError with the reason where there is no value."""
+    row = measure(method, time_limit)
+    if row.value is None:
+        raise ValueError(f"{method.name}: {row.failure}")
+    header, line = layout([method])
+    print(title, header, line(row), sep="\n")
+    return row
+
+
+def table(methods: Sequence[Method], time_limit: float, lower: Mapping[str, float]) -> list[Row]:
+    """Compute the methods one after another and print each row as soon as it is known.
+
+    lower: for each quantity the largest value found of it, printed beside what bounds it.
+    """
+    header, line = layout(methods, lower)
+    print(header, flush=True)
+    rows = []
+    for method in methods:
+        rows.append(measure(method, time_limit))
+        print(line(rows[-1]), flush=True)
+    return rows
+
+
+def layout(methods: Sequence[Method], lower: Mapping[str, float] | None = None) -> tuple[str, Callable[[Row], str]]:
+    """The header of a table of these methods, and what makes a line of a row."""
+    name, norm = (max(map(len, column)) for column in zip(*((m.name, m.norm) for m in methods), strict=True))
+
+    def line(row: Row) -> str:
+        m, value = row.method, "-" if row.value is None else f"{row.value:.6g}"
+        found = "" if lower is None else f"{lower[m.quantity]:>10.6g}  "
+        kind = "yes" if m.rigorous else "NO"
+        return (
+            f"{m.name:<{name}}  {m.quantity:<8}  {m.norm:<{norm}}  {kind:<8}  {value:>10}  {found}{row.seconds:>8.2f}  "
+            f"{row.failure}"
+        ).rstrip()
+
+    found = "" if lower is None else f"{'found':>10}  "
+    return (
+        f"{'method':<{name}}  {'bounds':<8}  {'norm':<{norm}}  {'rigorous':<8}  {'value':>10}  {found}{'seconds':>8}",
+        line,
+    )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call main; what a user can mend becomes one clear line on stderr and exit status 2."""
+    command_line.run(main)

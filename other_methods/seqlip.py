@@ -1,0 +1,173 @@
+"""AutoLip and SeqLip: Lipschitz bounds from the singular value decompositions of the layers.
+
+Paper: Virmaux & Scaman, NeurIPS 2018, arXiv 1805.10965. Quantity: global. Norm: l2 to l2.
+AutoLip, the product of the spectral norms: rigorous, cheap. SeqLip splits each layer's singular values between its two
+neighbouring ReLU layers and maximises over the slopes of one ReLU layer at a time,
+    Π_k max_{σ ∈ [0,1]^n_k} ‖Σ̃_{k+1} V_{k+1}ᵀ diag(σ) U_k Σ̃_k‖,   Σ̃ = Σ at the two ends, Σ^½ between.
+A convex function of σ is largest in a corner. Form "exact" enumerates the corners, all 2^n_k of them but for those
+that a bound (ours, see _spectrum) rules out: rigorous; a second for layers of 30 neurons, exponentially many corners
+for some wide ones. Form "greedy" flips one slope at a time and may miss the largest corner: an ESTIMATE, not a bound.
+Full singular value decompositions, nothing truncated.
+
+    python other_methods/seqlip.py --network compnet --form exact
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from other_methods import script
+from other_methods.certify import spectral_norm
+from other_methods.chain import Chain
+
+FORMS = ("exact", "greedy", "autolip")
+TOLERANCE = 1e-9  # relative: a corner that is better by less is not looked for, and the result is raised by as much
+MAX_CORNERS = 2_000_000
+
+
+def autolip(chain: Chain) -> float:
+    """Π ‖W_k‖₂: an upper bound of the global Lipschitz constant, l2 to l2."""
+    return float(np.prod([spectral_norm(W) for W in chain.weights]))
+
+
+def seqlip(chain: Chain, form: str = "exact", seed: int = 0) -> float:
+    """SeqLip's product: an upper bound of the global Lipschitz constant (l2) for "exact", an estimate for "greedy".
+
+    seed: of the random corners that the greedy search starts from, beside the one with all slopes 1.
+    RuntimeError where the exact form would have to visit more than MAX_CORNERS corners or partial corners.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; one of {', '.join(FORMS)} is wanted")
+    if form == "autolip" or not chain.hidden:
+        return autolip(chain)
+    product = 1.0
+    for A, B in factors(chain):
+        greedy = largest_greedy(A, B, seed)
+        product *= largest_exact(A, B, greedy) if form == "exact" else greedy
+    return product
+
+
+def factors(chain: Chain) -> list[tuple[Tensor, Tensor]]:
+    """A (r_{k+1}, n_k) and B (n_k, r_k) for each ReLU layer k, SeqLip being Π max_σ ‖A diag(σ) B‖."""
+    svds = [np.linalg.svd(W, full_matrices=False) for W in chain.weights]  # raises LinAlgError if it does not converge
+    roots = [S if k in (0, len(svds) - 1) else np.sqrt(S) for k, (_, S, _) in enumerate(svds)]
+    return [
+        (torch.from_numpy(roots[k + 1][:, None] * svds[k + 1][2]), torch.from_numpy(svds[k][0] * roots[k]))
+        for k in range(len(svds) - 1)
+    ]
+
+
+def largest_greedy(A: Tensor, B: Tensor, seed: int = 0, starts: int = 4) -> float:
+    """The largest ‖A diag(σ) B‖ that a climb over the corners finds, from σ = 1 and from random corners."""
+    n, generator = A.shape[1], torch.Generator().manual_seed(seed)
+    corners = [torch.ones(n)] + [torch.randint(0, 2, (n,), generator=generator) for _ in range(starts - 1)]
+    return max(_climb(A, B, sigma.double()) for sigma in corners)
+
+
+def _climb(A: Tensor, B: Tensor, sigma: Tensor) -> float:
+    """Alternate between the top singular pair (u, v) and the best σ for it, then flip single slopes while it helps."""
+    value = -1.0
+    while True:
+        U, S, Vh = torch.linalg.svd(A @ (sigma[:, None] * B), full_matrices=False)
+        if float(S[0]) <= value * (1.0 + 1e-12):
+            break
+        value, best = float(S[0]), sigma
+        sigma = ((U[:, 0] @ A) * (B @ Vh[0]) > 0).double()  # uᵀA diag(σ)B v = Σ σ_i (u·a_i)(b_i·v)
+    M, signs = A @ (best[:, None] * B), 1.0 - 2.0 * best
+    while True:
+        flipped = torch.cat([_norms(M + _terms(A, B, chunk, signs)) for chunk in torch.arange(len(signs)).split(64)])
+        i = int(flipped.argmax())
+        if float(flipped[i]) <= value * (1.0 + 1e-12):
+            return value
+        value, M = float(flipped[i]), M + signs[i] * torch.outer(A[:, i], B[i])
+        signs[i] = -signs[i]
+
+
+def largest_exact(A: Tensor, B: Tensor, known: float) -> float:
+    """max ‖A diag(σ) B‖ over all corners σ, and at most a factor 1 + 2·TOLERANCE more; known: a value already found.
+
+    Slopes are decided one after another, the weightiest first; a half-decided corner is dropped when its bound shows
+    that no way to complete it beats the best value known.
+    """
+    n, t = A.shape[1], _balance(A, B)
+    order = (A.norm(dim=0) * B.norm(dim=1)).argsort(descending=True)
+    stack = [(torch.zeros(1, A.shape[0], B.shape[1], dtype=torch.float64), 0)]
+    visited = 0
+    while stack:
+        M, decided = stack.pop()
+        i, free = order[decided], order[decided + 1 :]
+        M = torch.cat([M, M + torch.outer(A[:, i], B[i])])
+        bound = _spectrum(A[:, free], B[free], t[free], M)[:, -1]
+        visited += len(M)
+        if visited > MAX_CORNERS:
+            raise RuntimeError(
+                f"SeqLip (exact): more than {MAX_CORNERS:,} partial corners of a ReLU layer of width {n} to visit; "
+                "use the greedy form, which is an estimate"
+            )
+        if decided + 1 == n:  # nothing is free: the bound is the norm
+            known = max(known, float(bound.max()))
+        else:
+            M = M[bound > known * (1.0 + TOLERANCE)]
+            stack += [(part, decided + 1) for part in M.split(256) if len(part)]
+    return known * (1.0 + 2.0 * TOLERANCE)
+
+
+def _spectrum(A: Tensor, B: Tensor, t: Tensor, M: Tensor) -> Tensor:
+    """(batch, r + s), ascending: the last is a bound of max_σ ‖M + A diag(σ) B‖ for M (batch, r, s), any t > 0 (n,).
+
+    For unit u, v and p = u·a_i, q = b_i·v: max_σ σpq = (pq + |pq|)/2 ≤ pq/2 + (t p² + q²/t)/4; the sum over i is a
+    quadratic form in (u, v), so that the largest eigenvalue of [[G, F], [Fᵀ, H]] bounds it: F = M + AB/2,
+    G = A diag(t) Aᵀ/2, H = Bᵀ diag(1/t) B/2. (The best t is the dual of a semidefinite relaxation.)
+    """
+    F = M + 0.5 * (A @ B)
+    G, H = (0.5 * (A * t) @ A.mT).expand(len(M), -1, -1), (0.5 * (B.mT / t) @ B).expand(len(M), -1, -1)
+    return torch.linalg.eigvalsh(torch.cat([torch.cat([G, F], 2), torch.cat([F.mT, H], 2)], 1))
+
+
+def _balance(A: Tensor, B: Tensor, steps: int = 120) -> Tensor:
+    """A t (n,) for which the bound of the undecided corner is small, by gradient descent on its soft maximum."""
+    log_t = (B.norm(dim=1).clamp(min=1e-12) / A.norm(dim=0).clamp(min=1e-12)).log()
+    log_t.requires_grad_(True)
+    optimiser = torch.optim.Adam([log_t], lr=0.05)
+    nothing = torch.zeros(1, A.shape[0], B.shape[1], dtype=torch.float64)
+    for _ in range(steps):
+        eigenvalues = _spectrum(A, B, log_t.exp(), nothing)[0]
+        sharp = 500.0 / float(eigenvalues.detach().max())
+        optimiser.zero_grad()
+        (torch.logsumexp(sharp * eigenvalues, 0) / sharp).backward()
+        optimiser.step()
+    return log_t.detach().exp()
+
+
+def _norms(M: Tensor) -> Tensor:
+    """Spectral norms of a batch (batch, r, s)."""
+    gram = M.mT @ M if M.shape[2] < M.shape[1] else M @ M.mT
+    return torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
+
+
+def _terms(A: Tensor, B: Tensor, rows: Tensor, signs: Tensor) -> Tensor:
+    """signs_i · a_i b_iᵀ for the given i, (len(rows), r, s)."""
+    return (signs[rows] * A[:, rows]).mT[:, :, None] * B[rows][:, None, :]
+
+
+def main() -> None:
+    options = script.parser(__doc__, eps=False)
+    options.add_argument("--form", choices=FORMS, default="exact", help="default: exact")
+    args = options.parse_args()
+    problem = script.problem(args)
+    name = {"exact": "SeqLip, exact", "greedy": "SeqLip, greedy", "autolip": "AutoLip"}[args.form]
+    compute = partial(seqlip, problem.chain, args.form)
+    method = script.Method(name, "global", "2 to 2", args.form != "greedy", compute)
+    script.single(method, args.time_limit, f"{problem.name}, all inputs")
+
+
+if __name__ == "__main__":
+    script.run(main)
