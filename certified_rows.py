@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,26 +86,39 @@ class Writer:
     """Appends rows to a file, each batch flushed to the disk; goes on after the last whole line that is there."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        there = path.read_bytes() if path.exists() else b""
-        whole = there[: there.rfind(b"\n") + 1]
-        whole = whole if whole.count(b"\n") >= 2 else b""
-        self.file = open(path, "r+" if path.exists() else "w", encoding="utf-8", newline="")  # noqa: SIM115
-        self.file.truncate(len(whole))
-        self.file.seek(0, os.SEEK_END)
-        if not whole:
-            _head(self.file, settings)
+        self.path = path
+        with _named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            there = path.read_bytes() if path.exists() else b""
+            whole = there[: there.rfind(b"\n") + 1]
+            whole = whole if whole.count(b"\n") >= 2 else b""
+            self.file = open(path, "r+" if path.exists() else "w", encoding="utf-8", newline="")  # noqa: SIM115
+            self.file.truncate(len(whole))
+            self.file.seek(0, os.SEEK_END)
+            if not whole:
+                _head(self.file, settings)
 
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.file.close()
+        with _named(self.path):
+            self.file.close()  # writes what a full disk has left in the buffer
 
     def write(self, rows: Iterable[Row]) -> None:
-        csv.writer(self.file, lineterminator="\n").writerows(rows)
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with _named(self.path):
+            csv.writer(self.file, lineterminator="\n").writerows(rows)
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of the file system that say which file, and what is left of it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror or error}); rows written before are kept") from None
 
 
 def _head(file: Any, settings: Mapping[str, Any]) -> None:
