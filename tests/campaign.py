@@ -37,13 +37,15 @@ from tqdm import tqdm
 from local_lipschitz import global_bound, joint_bound, local_bound
 from local_lipschitz.graph import Graph
 from local_lipschitz.layers import read
+from local_lipschitz.linear import size
 from local_lipschitz.lower import ball_samples, quotients
 from local_lipschitz.radius import certified_radius
 
 SAMPLES, ROUNDS, STARTS = 48, 4, 8
 CLOSE = 1e-3  # slack under which exact arithmetic decides
 INSIDE = 1.0 - 1e-12  # so that rounding never puts a point outside its ball
-JOINT_EVERY, RADIUS_EVERY, JOINT_RADIUS_EVERY = 3, 5, 50
+JOINT_EVERY, LARGE_JOINT_EVERY, RADIUS_EVERY = 3, 150, 5
+SMALL = 250  # activations, up to which joint bounds take little time
 
 
 @dataclass
@@ -68,10 +70,11 @@ def run_case(seed: int) -> Outcome:
     local = local_bound(case.net, case.x0, case.eps, seed=seed).value.tolist()
     anywhere = float(global_bound(case.net, case.x0[:1], seed=seed))
     uppers = [{"local": value, "global": anywhere} for value in local]
-    if seed % JOINT_EVERY == 0:
-        effort = 40 if seed % 10 == 0 else 2
+    small = sum(size(layer.shape) for layer in graph64.layers if not layer.is_linear) <= SMALL
+    if seed % JOINT_EVERY == 0 and (small or seed % LARGE_JOINT_EVERY == 0):
+        effort = 40 if small and seed % 10 == 0 else 2
         uppers[0]["joint"] = float(joint_bound(case.net, case.x0[:1], case.eps[:1], effort=effort, seed=seed))
-        if uppers[0]["joint"] > uppers[0]["local"]:
+        if uppers[0]["joint"] > uppers[0]["local"] * (1.0 + 1e-12):  # a batch may be rounded otherwise
             outcome.violations.append("joint_bound above local_bound")
     for b, eps in enumerate(case.eps.tolist()):
         x0 = case.x0[b : b + 1].double()
@@ -80,7 +83,7 @@ def run_case(seed: int) -> Outcome:
         if jacobian > uppers[b]["global"] * (1.0 + 1e-9):
             outcome.violations.append(f"a Jacobian norm of {jacobian} exceeds global_bound {uppers[b]['global']}")
     if seed % RADIUS_EVERY == 0 and graph64.out_shape[0] > 1:
-        check_radius(outcome, case, graph64, joint_bound if seed % JOINT_RADIUS_EVERY == 0 else local_bound)
+        check_radius(outcome, case, graph64, joint_bound if small and seed % 50 == 0 else local_bound)
     return outcome
 
 
