@@ -19,7 +19,7 @@ import argparse
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -34,10 +34,10 @@ import command_line
 import results
 from batches import in_batches
 from calculate_bounds_many_plot import draw
-from local_lipschitz import certified_radius, global_bound, joint_bound, local_bound
+from local_lipschitz import Bound, certified_radius, global_bound, joint_bound, local_bound
 from networks import mnist as network
 
-BOUNDS = {"local": local_bound, "global": global_bound, "joint": joint_bound}
+BOUNDS: dict[str, Callable[..., Bound]] = {"local": local_bound, "global": global_bound, "joint": joint_bound}
 RTOL = {"local": 1e-4, "global": 1e-4, "joint": 0.05}
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
@@ -71,6 +71,8 @@ class Images:
         else:
             if network.load_image is None:
                 raise ValueError(f"--images: the input of {network.name} is not an image")
+            if not self.root.is_dir():
+                raise ValueError(f"no folder {self.root}")
             self.files = sorted(file for file in self.root.rglob("*") if file.suffix.lower() in IMAGE_FILES)
             names = "\n".join(self.name(i) for i in range(len(self.files)))
             self.what, total = f"files {hashlib.sha256(names.encode()).hexdigest()[:16]}", len(self.files)
@@ -101,7 +103,10 @@ def certify(net: nn.Module, images: Images, which: list[int], args: argparse.Nam
     )  # fmt: skip
     each = (time.perf_counter() - start) / len(which)
     columns = [t.tolist() for t in (result.label, result.radius, result.limiting_class)]
-    return [rows.Row(*numbers, each, images.name(numbers[0])) for numbers in zip(which, labels, *columns, strict=True)]
+    return [
+        rows.Row._make([*numbers, each, images.name(numbers[0])])
+        for numbers in zip(which, labels, *columns, strict=True)
+    ]
 
 
 def share(images: Images, done: set[int], batch: int, rank: int, world: int) -> list[int]:

@@ -19,7 +19,7 @@ from torch import Tensor
 class Row(NamedTuple):
     """One image: label −1 where it is not known, radius in normalised units, seconds its share of its batch's."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # of a tuple: a method that no row needs
     label: int
     predicted: int
     radius: float
@@ -52,7 +52,7 @@ def read_any(path: Path) -> tuple[dict[str, Any], list[Row]]:
         head, *body = csv.reader(lines[1:])
         if tuple(head) != Row._fields:
             raise ValueError(f"its columns are {', '.join(head)}")
-        return settings, [Row(*(kind(text) for kind, text in zip(TYPES, row, strict=False)), row[6]) for row in body]
+        return settings, [Row._make([*(kind(text) for kind, text in zip(TYPES, row, strict=False)), row[6]]) for row in body]
     except (ValueError, IndexError, TypeError) as error:
         raise ValueError(f"{path} is not a file of certified radii ({error}); move it away to start anew") from None
 
@@ -164,4 +164,4 @@ def round_radii(values: list[float]) -> list[float]:
     low, high = positive[len(positive) // 10], positive[-1]
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     rounded = [float(f"{digit}e{power}") for power in powers for digit in ("1", "1.5", "2", "3", "5", "7")]
-    return [radius for radius in rounded if low / 1.5 < radius < high * 1.5]
+    return [radius for radius in rounded if low / 1.4 < radius < high * 1.4]

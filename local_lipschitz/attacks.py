@@ -19,6 +19,7 @@ from .attacks_search import Attack, Search, per_input, pixel_distance
 __all__ = ["Attack", "carlini_wagner", "ddn", "fgsm", "gradient_ascent", "iterated_fgsm", "pixel_distance"]
 
 PAIR_ELEMENTS = 2**22  # input elements that gradient_ascent holds at a time
+RESTARTS = 12  # from random points, the last 100 ‖x0‖ away, where it finds nothing
 
 
 def fgsm(net: nn.Module, x0: Tensor, label: Tensor | None = None) -> Attack:
@@ -79,40 +80,55 @@ def gradient_ascent(
     """Ascent of f_c − f_t along its gradient from x0, for every other class c; the nearest that is found.
 
     Steps are a fifth of the linearised way that is left, and never less than a fiftieth of the first such way. A class
-    is given up when its path is longer than the best one of its input. Not clipped to valid images.
+    is given up when its path is longer than the best one of its input. Where nothing is found, because the gradient is
+    zero or leads into a dead end, it is tried again from random points, further and further away. Not clipped to valid
+    images.
 
     net: any nn.Module in eval mode, (B, *input shape) -> (B, m). x0: (B, *input shape). label: (B,) the class t; None
-    is the predicted one. seed: of a random direction that is taken where the gradient is zero.
+    is the predicted one. seed: of the random points.
     Raises ValueError for a bad x0, one output only, or an input that is not of its `label`.
     """
     search = Search(net, x0, label)
     generator = torch.Generator().manual_seed(seed)
     order = search.margins.argsort(1)  # the nearest classes first: they shorten the work on the others
-    classes = search.others.gather(1, order).T.reshape(-1)
-    inputs = torch.arange(len(x0), device=x0.device).repeat(order.shape[1])
-    pairs = max(1, PAIR_ELEMENTS // x0[0].numel())
-    for i, c in zip(inputs.split(pairs), classes.split(pairs), strict=True):
-        _ascend(search, i, c, steps, generator)
+    classes = search.others.gather(1, order)  # (B, m − 1)
+    _ascend(search, torch.arange(len(x0), device=x0.device), classes, search.x0, steps)
+    away = 0.05 * search.x0.flatten(1).norm(dim=1).clamp(min=1e-3)
+    for restart in range(RESTARTS):
+        i = search.distance.isinf().nonzero()[:, 0]
+        if len(i) == 0:
+            break
+        direction = torch.randn(search.x0.shape, generator=generator, dtype=torch.float64).to(x0.device)
+        direction = direction / per_input(direction.flatten(1).norm(dim=1), direction)
+        start = search.x0 + per_input(2.0**restart * away, direction) * direction
+        search.offer(i, start[i])
+        _ascend(search, i, classes, start, steps)
     return search.result(valid_images=False)
 
 
-def _ascend(search: Search, i: Tensor, c: Tensor, steps: int, generator: torch.Generator) -> None:
-    """Follow the gradient of f_c − f_t for the inputs i and classes c, (P,) each; offers what it meets."""
-    x, scale = search.x0[i], None
+def _ascend(search: Search, which: Tensor, classes: Tensor, start: Tensor, steps: int) -> None:
+    """Follow the gradients for the inputs `which` (b,) and their classes (B, K) from start (B, *shape)."""
+    pairs = max(1, PAIR_ELEMENTS // start[0].numel())
+    inputs, targets = which.repeat(classes.shape[1]), classes[which].T.reshape(-1)
+    for i, c in zip(inputs.split(pairs), targets.split(pairs), strict=True):
+        _ascend_pairs(search, i, c, start[i], steps)
+
+
+def _ascend_pairs(search: Search, i: Tensor, c: Tensor, x: Tensor, steps: int) -> None:
+    """The same for inputs i and classes c, (P,) each, from x (P, *shape); what is met on the way is offered."""
+    scale = torch.full(i.shape, math.nan, dtype=torch.float64, device=x.device)  # the first linearised way
     for _ in range(steps):
         t = search.label[i]
         gap, gradient = search.gradient(lambda y: (y.gather(1, c[:, None]) - y.gather(1, t[:, None]))[:, 0], x)
         slope = gradient.flatten(1).norm(dim=1)
-        flat = ~(slope > 0)
-        way = torch.where(flat, math.inf, -gap.double() / slope)  # linearised
-        if scale is None:
-            scale = torch.where(flat, 0.1 * x.flatten(1).norm(dim=1) + 1e-3, way.clamp(min=1e-12))
-        chance = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        direction = torch.where(per_input(flat, x), chance, gradient)
-        direction = direction / per_input(direction.flatten(1).norm(dim=1), x)
-        x = x + per_input(torch.minimum(torch.maximum(0.2 * way, 0.02 * scale), 0.2 * scale), x) * direction
-        met = search.offer(i, x)
-        going = ~met & ((x - search.x0[i]).flatten(1).norm(dim=1) < search.distance[i])
+        way = (-gap.double()).clamp(min=0.0) / slope
+        scale = torch.where(scale.isnan(), way.clamp(min=1e-12), scale)
+        step = torch.minimum(torch.maximum(0.2 * way, 0.02 * scale), 0.2 * scale) / slope
+        x = x + per_input(step, x) * gradient
+        going = (slope > 0) & step.isfinite()  # a flat place leads nowhere
+        met = torch.zeros_like(going)
+        met[going] = search.offer(i[going], x[going])
+        going &= ~met & ((x - search.x0[i]).flatten(1).norm(dim=1) < search.distance[i])
         i, c, x, scale = i[going], c[going], x[going], scale[going]
         if len(i) == 0:
             break

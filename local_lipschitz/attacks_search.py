@@ -62,7 +62,7 @@ class Search:
 
     def gradient(self, loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         """(loss (b,), its gradient (b, *shape) in float64) of the logits at x, in the network's dtype."""
-        x = x.to(self.dtype).requires_grad_()
+        x = x.detach().to(self.dtype, copy=True).requires_grad_()
         with torch.enable_grad():
             value = loss(self.net(x))
             (gradient,) = torch.autograd.grad(value.sum(), x)
