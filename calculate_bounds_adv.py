@@ -106,23 +106,27 @@ def certify(net: nn.Module, x0: Tensor, scale: Tensor | None, args: argparse.Nam
 def attack(
     net: nn.Module, x0: Tensor, scale: Tensor | None, box: tuple[Tensor, Tensor] | None, seed: int, name: str
 ) -> Row:
-    """One of the attacks. Without a box, C&W and DDN get one: ± twice what gradient ascent needs."""
+    """One of the attacks. Without a box, C&W and DDN get one."""
     start = time.perf_counter()
-    if name in ("cw", "ddn") and box is None:
-        reach = gradient_ascent(net, x0, seed=seed).distance
-        reach = 2.0 * float(reach[reach.isfinite()].max()) if bool(reach.isfinite().any()) else 1.0
-        box = (x0 - reach, x0 + reach)
     attacks: dict[str, Callable[[], Attack]] = {
         "fgsm": lambda: fgsm(net, x0),
         "ifgsm": lambda: iterated_fgsm(net, x0),
         "gradient": lambda: gradient_ascent(net, x0, seed=seed),
-        "cw": lambda: carlini_wagner(net, x0, box, seed=seed),
-        "ddn": lambda: ddn(net, x0, box, seed=seed),
+        "cw": lambda: carlini_wagner(net, x0, box or box_around(net, x0, seed), seed=seed),
+        "ddn": lambda: ddn(net, x0, box or box_around(net, x0, seed), seed=seed),
     }
     found = attacks[name]()
     pixels = torch.full_like(found.distance, math.nan) if scale is None else pixel_distance(found, x0, scale)
-    arrays = [t.cpu().numpy() for t in (found.distance, pixels, found.found_class, found.x)]
-    return Row(*arrays[:3], time.perf_counter() - start, arrays[3])
+    seconds = time.perf_counter() - start
+    distance, other, x = (t.cpu().numpy() for t in (found.distance, found.found_class, found.x))
+    return Row(distance, pixels.cpu().numpy(), other, seconds, x)
+
+
+def box_around(net: nn.Module, x0: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """x0 ± twice what gradient ascent needs."""
+    distance = gradient_ascent(net, x0, seed=seed).distance
+    reach = 2.0 * float(distance[distance.isfinite()].max()) if bool(distance.isfinite().any()) else 1.0
+    return x0 - reach, x0 + reach
 
 
 def table(network: ModuleType, i: int, name: str, label: int, rows: dict[str, Row]) -> str:
@@ -184,7 +188,7 @@ def main() -> None:
             arrays |= {f"{name}_{field}": np.asarray(getattr(row, field)) for field in fields}
             results.save(path, arrays, settings)
     rows = {
-        name: Row(**{field: arrays[f"{name}_{field}"] for field in fields})
+        name: Row(*(arrays[f"{name}_{field}"] for field in fields))  # type: ignore[arg-type]  # an array for seconds
         for name in [*CERTIFICATES, *ATTACKS]
         if f"{name}_distance" in arrays
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -24,7 +25,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 # upper bounds are drawn through, lower bounds dashed; the truth lies between
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     "global": {"label": "global upper bound", "color": "0.35", "marker": "", "linestyle": "-"},
     "local": {"label": "local upper bound (paper)", "color": "tab:red", "marker": "o", "linestyle": "-"},
     "joint": {"label": "joint upper bound", "color": "tab:blue", "marker": "s", "linestyle": "-"},

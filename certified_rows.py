@@ -52,7 +52,8 @@ def read_any(path: Path) -> tuple[dict[str, Any], list[Row]]:
         head, *body = csv.reader(lines[1:])
         if tuple(head) != Row._fields:
             raise ValueError(f"its columns are {', '.join(head)}")
-        return settings, [Row._make([*(kind(text) for kind, text in zip(TYPES, row, strict=False)), row[6]]) for row in body]
+        columns = [[*(kind(text) for kind, text in zip(TYPES, row, strict=False)), row[6]] for row in body]
+        return settings, [Row._make(row) for row in columns]
     except (ValueError, IndexError, TypeError) as error:
         raise ValueError(f"{path} is not a file of certified radii ({error}); move it away to start anew") from None
 

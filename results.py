@@ -25,12 +25,12 @@ def save(path: Path, arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     plain = {name: np.asarray(value) for name, value in arrays.items()}
     if objects := [name for name, value in plain.items() if value.dtype.hasobject]:
         raise ValueError(f"{path}: {', '.join(objects)} would have to be pickled; plain arrays are wanted")
-    texts = {"settings": _text(settings), "made_with": _text(made_with())}
+    plain |= {"settings": np.array(_text(settings)), "made_with": np.array(_text(made_with()))}
     beside = path.with_name(path.name + ".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
-            np.savez(file, **plain, **{name: np.array(text) for name, text in texts.items()})
+            np.savez(file, **plain)  # type: ignore[arg-type]  # numpy takes one array for an option
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

@@ -10,4 +10,14 @@ from .joint import JointBound, joint_bound
 from .layers import UnsupportedLayerError
 from .radius import Radius, certified_radius
 
-__all__ = ["Bound", "JointBound", "Radius", "UnsupportedLayerError", "certified_radius", "describe", "global_bound", "joint_bound", "local_bound"]
+__all__ = [
+    "Bound",
+    "JointBound",
+    "Radius",
+    "UnsupportedLayerError",
+    "certified_radius",
+    "describe",
+    "global_bound",
+    "joint_bound",
+    "local_bound",
+]

@@ -16,6 +16,7 @@ from .activations import MaxPool, PiecewiseLinear, pool_anything
 from .graph import INPUT, Graph, Stage
 from .inputs import check_eps, check_input, check_outputs
 from .layers import read
+from .linear import total
 from .rounding import affine_rounding
 from .stage_norms import StageNorms
 
@@ -92,14 +93,14 @@ class Source:
 
     y0: its nominal value (1 or B, *shape), float64. gain: (B,) with ‖Δ‖ ≤ gain·‖x − x0‖. live: (1 or B, *shape), False
     where the element is constant on the ball. error: (B,) ≥ ‖y0 − its exact value‖, by rounding; off: the same of each
-    element of what the layer reads, None for the network's input.
+    element of what the layer reads.
     """
 
     y0: Tensor
     gain: Tensor
     live: Tensor
     error: Tensor
-    off: Tensor | None = None
+    off: Tensor
 
 
 @dataclass(frozen=True)
@@ -115,40 +116,41 @@ def propagate(graph: Graph, x0: Tensor, eps: Tensor | None, norms: StageNorms) -
     """Nominal values, gains and live elements of every nonlinear layer, in order; eps None: over all x."""
     batch = x0.shape[0] if eps is None else eps.shape[0]
     one = torch.ones(batch, dtype=torch.float64, device=x0.device)
-    sources = {INPUT: Source(x0.double(), one, torch.ones_like(x0, dtype=torch.bool), 0.0 * one)}
-    per_layer = []
+    sources = {INPUT: Source(x0.double(), one, torch.ones_like(x0, dtype=torch.bool), 0.0 * one, 0.0 * x0)}
+    per_layer: list[tuple[str, Tensor]] = []
     for stage in graph.stages[:-1]:
-        op, read_by = stage.reader.op, {name: sources[name] for name in stage.sources}
+        (reader, op), read_by = stage.nonlinear, {name: sources[name] for name in stage.sources}
         y0 = stage.affine({name: source.y0 for name, source in read_by.items()})
         row_norms = {name: stage.row_norms(name, source.live.double()) for name, source in read_by.items()}
         rounding = affine_rounding(stage, {name: source.y0 for name, source in read_by.items()}, y0)
         off = _off(read_by, row_norms, rounding)
         if isinstance(op, MaxPool):
             r = None
-            live = pool_anything(op, sum(row_norms.values()) > 0)
+            live = pool_anything(op, total(row_norms.values()) > 0)
         else:
             r = op.steepest(y0) if eps is None else _slope_bound(op, y0, _reach(row_norms, read_by, eps), off)
             live = r > 0
+            rounding = rounding * torch.where(live, op.steepest(y0), 0.0)
         gain, factor, error = _stage_gain(stage, read_by, r, norms)
-        error = error + _norm(rounding if r is None else rounding * torch.where(live, op.steepest(y0), 0.0))
+        error = error + _norm(rounding)
         if stage.layers or r is not None:
             per_layer.append((stage.name, factor))
         if isinstance(op, MaxPool):
             gain, error = math.sqrt(op.overlap) * gain, math.sqrt(op.overlap) * error
-            per_layer.append((stage.reader.name, math.sqrt(op.overlap) * one))
-        sources[stage.reader.name] = Source(op.apply(y0), gain, live, error, off)
+            per_layer.append((reader, math.sqrt(op.overlap) * one))
+        sources[reader] = Source(op.apply(y0), gain, live, error, off)
     return Propagated(sources, per_layer)
 
 
 def _reach(row_norms: dict[str, Tensor], sources: dict[str, Source], eps: Tensor) -> Tensor:
     """h with |Δy_i| ≤ h_i on the ball: Σ_s ε_s ‖a_iᵀD_s‖, ε_s = ε·gain_s. (B, *shape)."""
-    reach = sum(_per_input(eps * sources[name].gain, rows) * rows for name, rows in row_norms.items())
+    reach = total(_per_input(eps * sources[name].gain, rows) * rows for name, rows in row_norms.items())
     return reach * (1.0 + SLACK)
 
 
 def _off(sources: dict[str, Source], row_norms: dict[str, Tensor], rounding: Tensor) -> Tensor:
     """How far the exact nominal y_i may be from y0_i: the stage's rounding and that of what it reads. (B, *shape)."""
-    return rounding + sum(_per_input(sources[name].error, rows) * rows for name, rows in row_norms.items())
+    return rounding + total(_per_input(sources[name].error, rows) * rows for name, rows in row_norms.items())
 
 
 def _slope_bound(op: PiecewiseLinear, y0: Tensor, h: Tensor, off: Tensor) -> Tensor:
@@ -165,8 +167,8 @@ def _stage_gain(
     For a chain the second is ‖R A D‖.
     """
     norm_of = {name: norms(stage, name, r, source.live) for name, source in sources.items()}
-    gain = sum(norm_of[name] * source.gain for name, source in sources.items())
-    error = sum(norm_of[name] * source.error for name, source in sources.items())
+    gain = total(norm_of[name] * source.gain for name, source in sources.items())
+    error = total(norm_of[name] * source.error for name, source in sources.items())
     largest = torch.stack([source.gain for source in sources.values()]).amax(0)
     return gain, torch.where(largest > 0, gain / largest.clamp(min=TINY), 0.0), error
 
@@ -193,7 +195,7 @@ def _functional_gains(stage: Stage, sources: dict[str, Source], outputs: Tensor)
     for k in range(outputs.shape[1]):
         rows = stage.to(torch.float64).adjoint(outputs[:, k].reshape(-1, *stage.out_shape))
         terms = [_norm(rows[name] * source.live) * source.gain for name, source in sources.items()]
-        gains.append(sum(terms))
+        gains.append(total(terms))
     return torch.stack(gains, 1)
 
 

@@ -103,6 +103,12 @@ class Stage:
     out_shape: Shape
 
     @property
+    def nonlinear(self) -> tuple[str, Nonlinear]:
+        """Name and function of the layer that reads this stage; every stage but the last has one."""
+        assert self.reader is not None and not isinstance(self.reader.op, LinearMap | Sum | Concat)
+        return self.reader.name, self.reader.op
+
+    @property
     def name(self) -> str:
         """What results call this stage: the last layer in it that computes anything, else the layer that reads it."""
         computing = [layer.name for layer in self.layers if not isinstance(layer.op, Reshape)]

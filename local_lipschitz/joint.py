@@ -117,7 +117,7 @@ class Job:
         groups = (DenseGroups if dense else PassGroups)(network, self.graph.cost, max(2, self.effort // 10), random)
         known, growth = start(x0), []
         for plan in blocks:
-            off = product[plan.stage.reader.name].off[0]
+            off = product[plan.stage.nonlinear[0]].off[0]
             y0, reach = build_block(network, plan, known, off, eps, dtype, groups)
             gain = min(float(product[plan.name].gain), groups.layer_gain(network))
             known[plan.name] = Known(y0, reach, gain)
@@ -133,8 +133,8 @@ class Job:
 def _only(product: Propagated, b: int) -> dict[str, Source]:
     """What the product bound knows of every layer, for input b alone."""
 
-    def pick(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x[b % x.shape[0]][None]
+    def pick(x: Tensor) -> Tensor:
+        return x[b % x.shape[0]][None]
 
     return {
         name: Source(pick(s.y0), pick(s.gain), pick(s.live), pick(s.error), pick(s.off))

@@ -20,8 +20,9 @@ from .spectral import rounding_slack
 
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
 LIMIT = 3000  # groups
+COLUMNS = 4096  # of rows in float64 at a time
 ALONE = 24  # effort from which each output gets multipliers of its own
-MEMORY = 2**28  # elements of all their rows
+MEMORY = 2**27  # elements of all their rows
 WORK = 2e12  # multiplications spent on rows, or
 ROWS = 600  # times those of the network
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
@@ -30,25 +31,32 @@ SLACK = 1e-9  # of S and W, outward: the float64 algebra, over at most some 10�
 
 
 def rows(network: Network, seeds: Tensor | int) -> tuple[Tensor, Tensor]:
-    """[N P] for the output rows `seeds` (k, m), or [Q T] of the last `seeds` groups, float64.
+    """[N P] for the output rows `seeds` (k, m), or [Q T] of the last `seeds` groups.
 
-    (k, n) and (k, number of groups before).
+    (k, n) in the working dtype, (k, number of groups before) in float64.
     """
-    last = isinstance(seeds, int)
-    k, G = (seeds if last else len(seeds)), network.groups
+    k, G = (seeds if isinstance(seeds, int) else len(seeds)), network.groups
     deltas, ws = [], []
     part = max(1, CHUNK // network.widest)
     for first in range(0, k, part):
         size = min(part, k - first)
         f, v = network.like.new_zeros(size, network.out_size), network.like.new_zeros(size, G)
-        if last:
+        if isinstance(seeds, int):
             v[:, G - k + first : G - k + first + size].fill_diagonal_(1.0)
         else:
             f = seeds[first : first + size]
         delta, w = network.adjoint(f, v)
-        deltas.append(delta.double())
-        ws.append((w[:, : G - k] if last else w).double())
+        deltas.append(delta)
+        ws.append((w[:, : G - k] if isinstance(seeds, int) else w).double())
     return torch.cat(deltas), torch.cat(ws)
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """a bᵀ in float64, some columns at a time, so that no float64 copy of long rows is made."""
+    total = a.new_zeros(len(a), len(b), dtype=torch.float64)
+    for part_a, part_b in zip(a.split(COLUMNS, 1), b.split(COLUMNS, 1), strict=True):
+        total += part_a.double() @ part_b.double().T
+    return total
 
 
 class DenseGroups:
@@ -60,7 +68,7 @@ class DenseGroups:
         self.network, self.cost, self.steps, self.random = network, cost, steps, random
         like = network.like.double()
         self.slack = SLACK
-        self.Q = like.new_zeros(0, math.prod(network.in_shape))
+        self.Q = network.like.new_zeros(0, math.prod(network.in_shape))
         self.QQ, self.T, self.mu = like.new_zeros(0, 0), like.new_zeros(0, 0), like.new_zeros(0)
         self.first = 0  # groups of the first kink layer: nothing uncertain lies before them
 
@@ -85,10 +93,10 @@ class DenseGroups:
         d = S.diagonal().clamp(min=torch.finfo(S.dtype).tiny)
         top = _largest(S / (d.sqrt()[:, None] * d.sqrt()), self.random)
         self.first = self.first or k
-        cross = delta @ self.Q.T
-        self.QQ = torch.cat([torch.cat([self.QQ, cross.T], 1), torch.cat([cross, delta @ delta.T], 1)])
+        cross = products(delta, self.Q)
+        self.QQ = torch.cat([torch.cat([self.QQ, cross.T], 1), torch.cat([cross, products(delta, delta)], 1)])
         self.Q = torch.cat([self.Q, delta])
-        T = delta.new_zeros(G + k, G + k)
+        T = w.new_zeros(G + k, G + k)
         T[:G, :G], T[G:, :G] = self.T, w
         self.T, self.mu = T, torch.cat([self.mu, 2.0 * top * d])
 
@@ -131,12 +139,12 @@ class Rows:
 
     def __init__(self, groups: DenseGroups, delta: Tensor, w: Tensor) -> None:
         self.groups, self.P = groups, w
-        self.NN_diagonal, self.delta = delta.square().sum(1), delta
-        self.NQ = delta @ groups.Q.T
+        self.NN_diagonal, self.delta = torch.linalg.vector_norm(delta, dim=1, dtype=torch.float64).square(), delta
+        self.NQ = products(delta, groups.Q)
 
     @cached_property
     def NN(self) -> Tensor:
-        return self.delta @ self.delta.T
+        return products(self.delta, self.delta)
 
     def _solve(self, mu: Tensor) -> tuple[Tensor, Tensor] | None:
         L = self.groups.factor(mu)

@@ -15,6 +15,7 @@ from torch import Tensor
 from .activations import RELU, PiecewiseLinear
 from .graph import INPUT, Stage
 from .joint_network import Block, Kinks, Level, Network, Plan, tournament
+from .linear import total
 
 SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
 
@@ -46,15 +47,15 @@ def start(x0: Tensor) -> dict[str, Known]:
 
 def stage_reach(stage: Stage, known: dict[str, Known]) -> Tensor:
     """g for the output of a stage, (1, *out_shape): Σ_s min(‖a_i,s D_s‖·gain_s, Σ_j |a_ij,s| r_j)."""
-    total = None
+    gains = []
     absolute = replace(stage, layers=tuple(layer.entries(lambda a: a.double().abs()) for layer in stage.layers))
     for name in stage.sources:
         source = known[name]
         g = stage.row_norms(name, (source.reach > 0).double()) * source.gain
         if name != INPUT:
             g = torch.minimum(g, absolute.apply({name: source.reach}).clamp(min=0.0))
-        total = g if total is None else total + g
-    return total * (1.0 + SLACK)
+        gains.append(g)
+    return total(gains) * (1.0 + SLACK)
 
 
 @dataclass(frozen=True)

@@ -102,27 +102,32 @@ class Plan:
 
 def plans(graph: Graph) -> tuple[list[Plan], Stage]:
     """The blocks of a network in order, and its last stage."""
-    result, merged = [], set()
+    result: list[Plan] = []
+    merged: set[str] = set()
     for stage in graph.stages[:-1]:
-        reader = stage.reader
-        if reader.name in merged:
+        name, op = stage.nonlinear
+        if name in merged:
             continue
-        pool = _only_reader(graph, reader.name) if isinstance(reader.op, PiecewiseLinear) else None
-        if pool is not None and _non_decreasing(reader.op):
-            merged.add(pool.name)
-            result.append(Plan(pool.name, stage, pool.op, reader.op))
-        elif isinstance(reader.op, MaxPool):
-            result.append(Plan(reader.name, stage, reader.op, None))
+        if isinstance(op, MaxPool):
+            result.append(Plan(name, stage, op, None))
+            continue
+        pool_name, pool = _pooled_by(graph, name)
+        if pool is not None and _non_decreasing(op):
+            merged.add(pool_name)
+            result.append(Plan(pool_name, stage, pool, op))
         else:
-            result.append(Plan(reader.name, stage, None, reader.op))
+            result.append(Plan(name, stage, None, op))
     return result, graph.stages[-1]
 
 
-def _only_reader(graph: Graph, name: str):
-    """The max-pooling layer that alone reads layer `name`, directly; else None."""
+def _pooled_by(graph: Graph, name: str) -> tuple[str, MaxPool | None]:
+    """Name and function of the max-pooling layer that alone reads layer `name`, directly; else ("", None)."""
     readers = [stage for stage in graph.stages if name in stage.sources]
-    alone = len(readers) == 1 and not readers[0].layers and readers[0].reader is not None
-    return readers[0].reader if alone and isinstance(readers[0].reader.op, MaxPool) else None
+    if len(readers) == 1 and not readers[0].layers and readers[0].reader is not None:
+        pool_name, pool = readers[0].nonlinear
+        if isinstance(pool, MaxPool):
+            return pool_name, pool
+    return "", None
 
 
 def _non_decreasing(op: PiecewiseLinear) -> bool:
@@ -157,7 +162,7 @@ class Block:
                 first, y = self.levels[i].difference(y.flatten(2) if i == 0 else y)
             z, v = kinks.forward(y, w[:, used : used + len(kinks.index)])
             y = first + z if i < len(self.levels) else z
-            if i == len(self.levels) - 1:
+            if self.plan.pool is not None and i == len(self.levels) - 1:
                 y = y.reshape(p, *self.plan.pool.out_shape)
             vs.append(v)
             used += len(kinks.index)
@@ -176,13 +181,14 @@ class Block:
                 y = self.levels[i].adjoint(z, y, self._length(i))
             ws.append(w)
             z, used = y, used - k
-        if self.levels and self.kinks:
+        if self.plan.pool is not None and self.kinks:
             z = z.reshape(p, *self.plan.pool.in_shape)
         return z, ws[::-1]
 
     def _length(self, i: int) -> int:
-        in_shape = self.plan.pool.in_shape
-        return in_shape[1] * in_shape[2] if i == 0 else len(self.levels[i - 1].a)
+        if i > 0 or self.plan.pool is None:
+            return len(self.levels[i - 1].a)
+        return self.plan.pool.in_shape[1] * self.plan.pool.in_shape[2]
 
 
 class LastGroups:

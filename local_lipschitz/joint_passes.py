@@ -36,7 +36,9 @@ def gram(network: Network | LastGroups, mu: Tensor, f: Tensor, v: Tensor) -> tup
     return f, v, w
 
 
-def respond(network: Network, mu: Tensor, F: Tensor, guess: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
+def respond(
+    network: Network | LastGroups, mu: Tensor, F: Tensor, guess: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor] | None:
     """(S F, Y, E) for output directions F (p, m): Y = W⁻¹C F, E = PᵀF + TᵀY; None where W is seen not to be ≻ 0."""
     p, G = F.shape[0], len(mu)
     if G == 0:
@@ -50,7 +52,7 @@ def respond(network: Network, mu: Tensor, F: Tensor, guess: Tensor | None) -> tu
     return SF, Y, E
 
 
-def _conjugate_gradients(network: Network, mu: Tensor, C: Tensor, guess: Tensor | None) -> Tensor | None:
+def _conjugate_gradients(network: Network | LastGroups, mu: Tensor, C: Tensor, guess: Tensor | None) -> Tensor | None:
     """W⁻¹C for C (p, G), preconditioned by diag(μ); None where a direction of negative curvature turns up."""
 
     def W(y: Tensor) -> Tensor:
@@ -95,14 +97,13 @@ def top(network: Network | LastGroups, mu: Tensor, F: Tensor, rounds: int = 3) -
             return None
         values = torch.linalg.eigvalsh((F @ answer[0].T).double())
         return Top(values[-1:], F)
-    basis = images = None
+    basis, images = F[:0], F[:0]
     block = torch.linalg.qr(F.T)[0].T
     for _ in range(rounds):
         answer = respond(network, mu, block, None)
         if answer is None:
             return None
-        basis = block if basis is None else torch.cat([basis, block])
-        images = answer[0] if images is None else torch.cat([images, answer[0]])
+        basis, images = torch.cat([basis, block]), torch.cat([images, answer[0]])
         new = answer[0]
         for _ in range(2):
             new = new - (new @ basis.T) @ basis
@@ -215,8 +216,8 @@ def layer_gain(network: Network, mu: Tensor, random: Random) -> float:
         gamma = 1.01 * float(found.gamma)
     else:
         gamma = 1.0
-    gamma = certify(network, mu, mu.new_full((1,), gamma, dtype=torch.float64), None, random, ROUGH)
-    return float(gamma.sqrt()) * (1.0 + SLACK)
+    certified = certify(network, mu, mu.new_full((1,), gamma, dtype=torch.float64), None, random, ROUGH)
+    return float(certified.sqrt()) * (1.0 + SLACK)
 
 
 class PassGroups:

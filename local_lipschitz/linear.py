@@ -10,9 +10,9 @@ Tensors are batch first, (B, *in_shape) -> (B, *out_shape). Biases live in the l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import ClassVar
 
 import torch
@@ -255,6 +255,11 @@ def convolution(
     return Convolution(
         in_shape, (weight.shape[0], *out), weight, stride, padding, dilation, groups, tuple(left_over)
     )
+
+
+def total(tensors: Iterable[Tensor]) -> Tensor:
+    """Their sum; there is at least one."""
+    return reduce(torch.add, tensors)
 
 
 def size(shape: Shape) -> int:

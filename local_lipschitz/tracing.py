@@ -96,7 +96,7 @@ class Traced(fx.Proxy):
         return self.copied()
 
     @property
-    def mT(self) -> Traced:  # noqa: N802 - torch's name
+    def mT(self) -> Traced:
         return FUNCTIONS["transpose"](self, -1, -2)
 
     def size(self, dim: int | None = None) -> torch.Size | int:

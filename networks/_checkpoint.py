@@ -46,7 +46,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | os
     """Put the weights `state` (any floating dtype) into `model` as float32 and return it in eval mode.
 
     ValueError, naming `source` and the entries, for missing or unexpected keys, wrong shapes, values that are
-    not floating point tensors where they should be (batch norm counts in integers), and NaN or infinite weights. `model` may be on the "meta" device.
+    not floating point tensors where they should be (batch norm counts in integers), and NaN or infinite weights.
+    `model` may be on the "meta" device.
     """
     wanted = model.state_dict()
     problems = []

@@ -59,7 +59,7 @@ def eclipse(chain: Chain, form: str = "sdp", solver: str | None = None, time_lim
         root = scale * scipy.linalg.solve_triangular(L, W_next.T, lower=True).T
     rho = smallest_rho(reduce(chain), 0.5 * np.linalg.norm(root, 2) ** 2 * np.concatenate(multipliers))
     if not np.isfinite(rho):
-        raise RuntimeError(f"ECLipsE ({form}): the multipliers could not be proved in float64")
+        raise RuntimeError("the multipliers could not be proved in float64")
     return float(np.sqrt(rho)) * (1.0 + 4.0 * ULP)
 
 
@@ -82,7 +82,7 @@ def _stage(root: Array, W_next: Array, solver: str | None, time_limit: float | N
     solver = solver or ("CLARABEL" if sum(root.shape) <= LARGE else "SCS")
     status = solve(problem, solver, time_limit)
     if lam.value is None or not np.isfinite(lam.value).all() or lam.value.max() <= 0:
-        raise RuntimeError(f"ECLipsE, layer {number}: {solver} ended as {status!r} without multipliers")
+        raise RuntimeError(f"layer {number}: {solver} ended as {status!r} without multipliers")
     return 0.5 * lam.value
 
 
@@ -99,7 +99,7 @@ def _checked(root: Array, Lam: Array, number: int) -> tuple[Array, Array]:
         error = gamma(root.shape[1]) * (2.0 * np.diag(scaled) + np.abs(side) @ np.abs(side).T)
         if is_positive_semidefinite(M, error):
             return scaled, scipy.linalg.cholesky(M, lower=True)
-    raise RuntimeError(f"ECLipsE, layer {number}: its multipliers are infeasible")
+    raise RuntimeError(f"layer {number}: its multipliers are infeasible")
 
 
 def main() -> None:

@@ -148,7 +148,7 @@ class Programme:
                 constraints=constraints, options=HIGHS | {"time_limit": seconds},
             )  # fmt: skip
         if result.status not in (0, 1):
-            raise RuntimeError(f"LipMIP: HiGHS ended without a bound: {result.message}")
+            raise RuntimeError(f"HiGHS ended without a bound: {result.message}")
         points = [] if result.x is None else list(self._points(result.x))
         if result.mip_dual_bound is None or not np.isfinite(result.mip_dual_bound):
             return np.inf, points

@@ -20,6 +20,7 @@ import itertools
 import math
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -45,8 +46,15 @@ def lipopt(chain: Chain, domain: Domain | None = None, time_limit: float | None 
     """
     if chain.widths[-1] != 1:
         raise ValueError(f"LiPopt bounds scalar networks; this one has {chain.widths[-1]} outputs: take one of them")
-    p = polynomial(reduce(chain, None if domain is None else preactivation_bounds(chain, domain)))
-    return _maximum(p, moment_inequalities(p.shape), time_limit)
+    net = reduce(chain, None if domain is None else preactivation_bounds(chain, domain))
+    p = polynomial(net)
+    # rounding in p: its terms are products of entries that are each known to within their error
+    size = polynomial(replace(net, hidden=np.abs(net.hidden), output=np.abs(net.output)))
+    larger = polynomial(
+        replace(net, hidden=np.abs(net.hidden) + net.hidden_error, output=np.abs(net.output) + net.output_error)
+    )
+    rounding = float((larger - size + 2.0 * gamma(len(p.shape)) * larger).sum())
+    return _maximum(p, moment_inequalities(p.shape), time_limit) + rounding
 
 
 def polynomial(net: Reduced) -> Array:
@@ -74,7 +82,9 @@ def moment_inequalities(shape: tuple[int, ...]) -> csr_array:
     none = [size - 1 for size in shape[1:]]
     paths = np.array(list(itertools.product(*map(range, none))), dtype=int).reshape(math.prod(none), len(none))
     if len(paths) * 3 ** len(none) * 4 * shape[0] > MAX_ENTRIES:
-        raise RuntimeError(f"LiPopt would need a matrix of more than {MAX_ENTRIES:,} entries; it is for small networks")
+        raise RuntimeError(
+            f"the linear programme would have a matrix of more than {MAX_ENTRIES:,} entries; it is for small networks"
+        )
     rows, columns, data = [], [], []
     outcomes = list(itertools.product((0, 1), repeat=len(none)))
     for e, outcome in enumerate(outcomes):
@@ -107,9 +117,9 @@ def _maximum(p: Array, B: csr_array, time_limit: float | None) -> float:
             method="highs-ipm", options=options,
         )  # fmt: skip
     if result.status == 1:
-        raise TimeoutError(f"LiPopt: the solver did not finish within {time_limit:g} s")
+        raise TimeoutError(f"the solver did not finish within {time_limit:g} s")
     if result.ineqlin is None or result.ineqlin.marginals is None:
-        raise RuntimeError(f"LiPopt: HiGHS ended without a dual solution: {result.message}")
+        raise RuntimeError(f"HiGHS ended without a dual solution: {result.message}")
     Lam = scale * np.maximum(-result.ineqlin.marginals, 0.0)
     rest = c - A.T @ Lam
     rounding = gamma(int(np.diff(A.tocsc().indptr).max())) * float((np.abs(c) + abs(A).T @ Lam).sum())

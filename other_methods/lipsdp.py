@@ -65,7 +65,7 @@ def lipsdp(
     Lam = _solve(net, gains, form, solver, time_limit)
     bound = float(np.sqrt(smallest_rho(net, Lam))) if form == "network" else repaired_bound(net, Lam)
     if not np.isfinite(bound):
-        raise RuntimeError(f"LipSDP ({form}): the solver returned no usable multipliers; try another --solver")
+        raise RuntimeError("the solver returned no usable multipliers; try another --solver")
     return bound
 
 
@@ -107,7 +107,7 @@ def _solve(net: Reduced, gains: Array, form: str, solver: str, time_limit: float
     status = solve(problem, solver, time_limit)
     value = Lam.value if form == "network" else free.value
     if value is None:
-        raise RuntimeError(f"LipSDP ({form}): {solver} ended as {status!r} without multipliers")
+        raise RuntimeError(f"{solver} ended as {status!r} without multipliers")
     if form == "network":
         return gains[-1] ** 2 * value / np.outer(scale[n_0:], scale[n_0:])
     return gains[-1] ** 2 * np.maximum(value, 0.0)[each] / scale[n_0:] ** 2

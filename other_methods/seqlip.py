@@ -109,7 +109,7 @@ def largest_exact(A: Tensor, B: Tensor, known: float) -> float:
         visited += len(M)
         if visited > MAX_CORNERS:
             raise RuntimeError(
-                f"SeqLip (exact): more than {MAX_CORNERS:,} partial corners of a ReLU layer of width {n} to visit; "
+                f"more than {MAX_CORNERS:,} partial corners of a ReLU layer of width {n} to visit; "
                 "use the greedy form, which is an estimate"
             )
         if decided + 1 == n:  # nothing is free: the bound is the norm
