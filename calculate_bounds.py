@@ -35,7 +35,7 @@ compute_global = True
 compute_local = True
 compute_joint = True
 
-JOINT_EVERY = 3  # the joint bound is the costly one: every third ε by default
+JOINT_EVERY = 5  # the joint bound is the costly one: every fifth ε by default
 JOINT_PASSES = 5000  # roughly what it takes at one ε, for the estimate of the time
 JOINT_MINUTES = 60  # where it would take longer, it has to be asked for with --joint
 LARGEST_BATCH = 3_000_000  # numbers in the inputs that a batch of ε may hold in the widest layer
@@ -107,7 +107,8 @@ def main() -> None:
     eps = torch.logspace(np.log10(eps_min), np.log10(eps_max), args.points, dtype=torch.float64, device=x0.device)
     common = {"network": network.name, "weights": results.fingerprint(net, x0), "random_weights": args.random_weights}
     common |= {"seed": args.seed, "eps_min": eps_min, "eps_max": eps_max, "points": args.points}
-    of_method = {"random": {"samples": args.samples}, "gradient": {}}
+    of_method: dict[str, dict[str, Any]] = {"random": {"samples": args.samples}, "gradient": {}}
+    of_method["joint"] = {"tolerance": args.tolerance, "every": args.joint_every}
     joint_eps = eps[:: args.joint_every]
     if args.joint is not False:
         args.joint = worth_it(net, x0, len(joint_eps), asked_for=args.joint is True)
