@@ -4,7 +4,7 @@
     python benchmarks/radius.py --data datasets --count 0 --attacks 16
 
 Prints, for the first COUNT images of the test set, seconds and evaluations by both rules and how much further the
-further the pairwise one certifies; and for the nominal and the first ATTACKS images, the distances that attacks here
+pairwise one certifies; and for the nominal and the first ATTACKS images, the distances that the attacks here find
 relative to the best of foolbox's Carlini & Wagner and DDN at their default settings (half a minute an image).
 """
 
