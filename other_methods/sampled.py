@@ -15,7 +15,7 @@ from local_lipschitz.lower import gradient_lower_bound
 from other_methods.chain import Array, Chain, as_module
 
 ROUNDS = 12
-WORK = 4e8  # multiplications a round of the search may take
+WORK = 2e8  # multiplications a round of the search may take
 
 
 def lower_bounds(chain: Chain, x0: Array, eps: float, seed: int = 0) -> dict[str, float]:
@@ -37,7 +37,7 @@ def largest_jacobian(chain: Chain, x0: Array, radius: float, project: Callable[[
     """The largest ‖J(x)‖₂ found by random points within about `radius` of x0 and random steps from the best ones."""
     rng = np.random.default_rng(seed)
     cost = sum(W.size for W in chain.weights) * len(x0)
-    count = int(np.clip(WORK / cost, 200, 10_000))
+    count = int(np.clip(WORK / cost, 200, 4_000))
     best_x, best = np.zeros((0, len(x0))), np.zeros(0)
     for round_number in range(ROUNDS):
         if round_number == 0:

@@ -5,7 +5,7 @@ AutoLip, the product of the spectral norms: rigorous, cheap. SeqLip splits each 
 neighbouring ReLU layers and maximises over the slopes of one ReLU layer at a time,
     Π_k max_{σ ∈ [0,1]^n_k} ‖Σ̃_{k+1} V_{k+1}ᵀ diag(σ) U_k Σ̃_k‖,   Σ̃ = Σ at the two ends, Σ^½ between.
 A convex function of σ is largest in a corner. Form "exact" enumerates the corners, all 2^n_k of them but for those
-that a bound (ours, see _spectrum) rules out: rigorous; a second for layers of 30 neurons, exponentially many corners
+that a bound (ours, see _form) rules out: rigorous; a second for layers of 30 neurons, exponentially many corners
 for some wide ones. Form "greedy" flips one slope at a time and may miss the largest corner: an ESTIMATE, not a bound.
 Full singular value decompositions, nothing truncated.
 
@@ -99,13 +99,14 @@ def largest_exact(A: Tensor, B: Tensor, known: float) -> float:
     """
     n, t = A.shape[1], _balance(A, B)
     order = (A.norm(dim=0) * B.norm(dim=1)).argsort(descending=True)
+    rounding = TOLERANCE**1.5 * _norm(A) * _norm(B)
     stack = [(torch.zeros(1, A.shape[0], B.shape[1], dtype=torch.float64), 0)]
     visited = 0
     while stack:
         M, decided = stack.pop()
         i, free = order[decided], order[decided + 1 :]
         M = torch.cat([M, M + torch.outer(A[:, i], B[i])])
-        bound = _spectrum(A[:, free], B[free], t[free], M)[:, -1]
+        bound = torch.linalg.eigvalsh(_form(A[:, free], B[free], t[free], M))[:, -1]
         visited += len(M)
         if visited > MAX_CORNERS:
             raise RuntimeError(
@@ -115,42 +116,46 @@ def largest_exact(A: Tensor, B: Tensor, known: float) -> float:
         if decided + 1 == n:  # nothing is free: the bound is the norm
             known = max(known, float(bound.max()))
         else:
-            M = M[bound > known * (1.0 + TOLERANCE)]
+            M = M[bound > known * (1.0 + TOLERANCE) + rounding]
             stack += [(part, decided + 1) for part in M.split(256) if len(part)]
-    return known * (1.0 + 2.0 * TOLERANCE)
+    return known * (1.0 + 2.0 * TOLERANCE) + 2.0 * rounding
 
 
-def _spectrum(A: Tensor, B: Tensor, t: Tensor, M: Tensor) -> Tensor:
-    """(batch, r + s), ascending: the last is a bound of max_σ ‖M + A diag(σ) B‖ for M (batch, r, s), any t > 0 (n,).
+def _form(A: Tensor, B: Tensor, t: Tensor, M: Tensor) -> Tensor:
+    """(batch, r + s, r + s): its largest eigenvalue bounds max_σ ‖M + A diag(σ) B‖, for M (batch, r, s) and any t > 0.
 
     For unit u, v and p = u·a_i, q = b_i·v: max_σ σpq = (pq + |pq|)/2 ≤ pq/2 + (t p² + q²/t)/4; the sum over i is a
-    quadratic form in (u, v), so that the largest eigenvalue of [[G, F], [Fᵀ, H]] bounds it: F = M + AB/2,
-    G = A diag(t) Aᵀ/2, H = Bᵀ diag(1/t) B/2. (The best t is the dual of a semidefinite relaxation.)
+    quadratic form in (u, v)/√2, that of [[G, F], [Fᵀ, H]] with F = M + AB/2, G = A diag(t) Aᵀ/2, H = Bᵀ diag(1/t) B/2.
+    The best t is the dual of a semidefinite relaxation.
     """
     F = M + 0.5 * (A @ B)
     G, H = (0.5 * (A * t) @ A.mT).expand(len(M), -1, -1), (0.5 * (B.mT / t) @ B).expand(len(M), -1, -1)
-    return torch.linalg.eigvalsh(torch.cat([torch.cat([G, F], 2), torch.cat([F.mT, H], 2)], 1))
+    return torch.cat([torch.cat([G, F], 2), torch.cat([F.mT, H], 2)], 1)
 
 
-def _balance(A: Tensor, B: Tensor, steps: int = 120) -> Tensor:
+def _balance(A: Tensor, B: Tensor, steps: int = 150) -> Tensor:
     """A t (n,) for which the bound of the undecided corner is small, by gradient descent on its soft maximum."""
     log_t = (B.norm(dim=1).clamp(min=1e-12) / A.norm(dim=0).clamp(min=1e-12)).log()
-    log_t.requires_grad_(True)
     optimiser = torch.optim.Adam([log_t], lr=0.05)
     nothing = torch.zeros(1, A.shape[0], B.shape[1], dtype=torch.float64)
     for _ in range(steps):
-        eigenvalues = _spectrum(A, B, log_t.exp(), nothing)[0]
-        sharp = 500.0 / float(eigenvalues.detach().max())
-        optimiser.zero_grad()
-        (torch.logsumexp(sharp * eigenvalues, 0) / sharp).backward()
+        t = log_t.exp()
+        eigenvalues, vectors = torch.linalg.eigh(_form(A, B, t, nothing)[0])
+        weights = torch.softmax(500.0 * eigenvalues / eigenvalues[-1].clamp(min=1e-300), 0)
+        p, q = A.mT @ vectors[: A.shape[0]], B @ vectors[A.shape[0] :]  # (n, r + s)
+        log_t.grad = 0.5 * (t[:, None] * p**2 - q**2 / t[:, None]) @ weights
         optimiser.step()
-    return log_t.detach().exp()
+    return log_t.exp()
 
 
 def _norms(M: Tensor) -> Tensor:
     """Spectral norms of a batch (batch, r, s)."""
     gram = M.mT @ M if M.shape[2] < M.shape[1] else M @ M.mT
     return torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
+
+
+def _norm(M: Tensor) -> float:
+    return float(_norms(M[None]))
 
 
 def _terms(A: Tensor, B: Tensor, rows: Tensor, signs: Tensor) -> Tensor:
