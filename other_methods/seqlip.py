@@ -101,7 +101,7 @@ def largest_exact(A: Tensor, B: Tensor, known: float) -> float:
     order = (A.norm(dim=0) * B.norm(dim=1)).argsort(descending=True)
     rounding = TOLERANCE**1.5 * _norm(A) * _norm(B)
     stack = [(torch.zeros(1, A.shape[0], B.shape[1], dtype=torch.float64), 0)]
-    visited = 0
+    visited, batch = 0, max(1, 2_000_000 // (A.shape[0] * B.shape[1]))
     while stack:
         M, decided = stack.pop()
         i, free = order[decided], order[decided + 1 :]
@@ -117,7 +117,7 @@ def largest_exact(A: Tensor, B: Tensor, known: float) -> float:
             known = max(known, float(bound.max()))
         else:
             M = M[bound > known * (1.0 + TOLERANCE) + rounding]
-            stack += [(part, decided + 1) for part in M.split(256) if len(part)]
+            stack += [(part, decided + 1) for part in M.split(batch) if len(part)]
     return known * (1.0 + 2.0 * TOLERANCE) + 2.0 * rounding
 
 
