@@ -156,7 +156,8 @@ class Reader(fx.Tracer):
     """Collects the operations of a module, call by call."""
 
     def __init__(self, in_shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(autowrap_modules=())  # no need to catch math.sqrt and the like
+        none: Any = ()  # some versions of torch declare a tuple of exactly one
+        super().__init__(autowrap_modules=none)  # no need to catch math.sqrt and the like
         self.in_shape, self.dtype, self.device = in_shape, dtype, device
         self.operations: list[Operation] = []
         self.calls: list[tuple[Call, range]] = []
