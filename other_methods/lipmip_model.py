@@ -1,6 +1,7 @@
 """LipMIP's mixed-integer programme for one output or one input: the network, its derivative, and an l1 norm.
 
-All variables are scaled to about [-1, 1], so that the solver's absolute tolerances mean the same at any radius.
+All variables are scaled to about [-1, 1], so that the solver's absolute tolerances mean the same at any radius and for
+any size of the weights.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ TOLERANCE = 1e-9
 HIGHS = {
     "mip_rel_gap": 0.0, "mip_abs_gap": TOLERANCE, "mip_feasibility_tolerance": TOLERANCE,
     "primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE,
+    "small_matrix_value": 1e-12,  # the default silently drops coefficients below 1e-9
 }  # fmt: skip
 
 
@@ -65,7 +67,7 @@ def forward(net: Reduced) -> list[Tangent]:
 def _tangent(v0: Array, R: Array, w0: Array, C: Array, v: Bounds, w: Bounds) -> Tangent:
     """With the given bounds, narrowed by interval arithmetic along the switches: t in [min(0, v), max(0, v)]."""
     low, high = np.zeros_like(v0), np.zeros_like(v0)
-    remaining = range(len(v0)) if np.allclose(R, np.tril(R)) else range(len(v0) - 1, -1, -1)
+    remaining = range(len(v0)) if (np.triu(R) == 0).all() else range(len(v0) - 1, -1, -1)
     v = Bounds(v.lower.copy(), v.upper.copy())
     for i in remaining:
         box = _affine(v0[i : i + 1], R[i : i + 1], low, high)
@@ -86,7 +88,8 @@ def _affine(constant: Array, A: Array, low: Array, high: Array) -> Bounds:
 class Programme:
     """maximise ‖w‖₁ over x in the set, with the pre-activations, slopes and derivatives that belong to it.
 
-    Columns: ξ (x = centre + halfwidth·ξ), z, slopes a, t, and of those w whose sign is unknown magnitudes s, signs p.
+    Columns: ξ (x = centre + halfwidth·ξ), z, slopes a, t, and of those w whose sign is unknown magnitudes s, signs p;
+    z, t and s in units of the largest |y|, |v| and |w|.
     """
 
     def __init__(self, net: Reduced, bounds: list[Bounds], domain: Domain, tangent: Tangent) -> None:
@@ -116,7 +119,8 @@ class Programme:
             (T - V - _diagonal(vl) @ A, v_0 - vl),  # t ≤ v − v_l(1 − a)
             (V - T + _diagonal(vu) @ A, vu - v_0),  # t ≥ v − v_u(1 − a)
         ]
-        wl, wu, M, m_0 = wl[mixed], wu[mixed], W[mixed], w_0[mixed]
+        w_unit = np.maximum(-wl, wu)[mixed]
+        wl, wu, M, m_0 = wl[mixed] / w_unit, wu[mixed] / w_unit, _diagonal(1.0 / w_unit) @ W[mixed], w_0[mixed] / w_unit
         self.rows += [
             (S - M - _diagonal(2 * wl) @ P, m_0 - 2 * wl),  # s ≤ w − 2 w_l(1 − p)
             (S + M - _diagonal(2 * wu) @ P, -m_0),  # s ≤ −w + 2 w_u p
@@ -124,7 +128,7 @@ class Programme:
         sign = np.where(tangent.w.lower >= 0, 1.0, -1.0)
         sign[mixed] = 0.0
         self.constant = float(sign @ w_0)
-        self.objective = W.T @ sign + S.T @ np.ones(len(mixed))
+        self.objective = W.T @ sign + S.T @ w_unit
         one, signs = np.ones(n), np.ones(len(mixed))
         self.lower = np.concatenate([-np.ones(n_0), 0 * one, 0 * one, np.minimum(vl, 0.0), 0 * signs, 0 * signs])
         self.upper = np.concatenate([np.ones(n_0), u, one, np.maximum(vu, 0.0), np.maximum(-wl, wu), signs])
@@ -166,7 +170,8 @@ class Programme:
         a = np.round(columns[self.start[2] : self.start[3]])
         y_given_z = np.column_stack([self.net.q + self.net.Q @ centre, self.net.Q * halfwidth])
         y = np.linalg.solve(np.eye(n) - self.net.T * a, y_given_z)
-        y *= (2 * a - 1)[:, None]  # with these slopes, the region is y_0 + Y ξ ≥ 0; its depth r is maximised
+        y *= ((2 * a - 1) / np.maximum(np.abs(y).sum(1), 1e-300))[:, None]
+        # with these slopes, the region is y_0 + Y ξ ≥ 0; its depth r is maximised
         depth = np.abs(y[:, 1:]).sum(1, keepdims=True)
         inside = linprog(
             np.append(np.zeros(n_0), -1.0), A_ub=np.hstack([-y[:, 1:], depth]), b_ub=y[:, 0],
