@@ -1,4 +1,4 @@
-"""Certified radii as CSV files: a row an image, below a comment line with the settings that made them."""
+"""Certified radii as CSV files: a row an image, below a comment line with the settings, versions and device."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+import results
+
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}  # any file name survives
 
 
 class Row(NamedTuple):
@@ -34,6 +38,7 @@ class Row(NamedTuple):
 
 
 TYPES = (int, int, int, float, int, float)  # of all columns but the last, which are also those of a table
+BEGIN = "# {"  # of the line with the settings
 
 
 def read_any(path: Path) -> tuple[dict[str, Any], list[Row]]:
@@ -42,19 +47,24 @@ def read_any(path: Path) -> tuple[dict[str, Any], list[Row]]:
     A last line without its end, from a process that was killed, is left out. ValueError for a foreign file.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        with open(path, **TEXT) as file:
+            text = file.read()
     except FileNotFoundError:
         return {}, []
-    if len(lines) < 2:
-        return {}, []
+    *lines, _ = text.split("\n")
     try:
+        if not (text.startswith(BEGIN) or BEGIN.startswith(text)):
+            raise ValueError("it begins otherwise")
+        if len(lines) < 2:
+            return {}, []
         settings = json.loads(lines[0].removeprefix("# "))
+        settings.pop("made_with", None)
         head, *body = csv.reader(lines[1:])
         if tuple(head) != Row._fields:
             raise ValueError(f"its columns are {', '.join(head)}")
         columns = [[*(kind(text) for kind, text in zip(TYPES, row, strict=False)), row[6]] for row in body]
         return settings, [Row._make(row) for row in columns]
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, AttributeError, csv.Error) as error:
         raise ValueError(f"{path} is not a file of certified radii ({error}); move it away to start anew") from None
 
 
@@ -72,14 +82,15 @@ def write(path: Path, rows: Iterable[Row], settings: Mapping[str, Any]) -> None:
     """Write a whole file: the old one or the new one, never a part."""
     beside = path.with_name(path.name + ".unfinished")
     try:
-        with open(beside, "w", encoding="utf-8", newline="") as file:
+        with open(beside, "w", **TEXT) as file:
             _head(file, settings)
             csv.writer(file, lineterminator="\n").writerows(rows)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise OSError(f"{path} cannot be written ({error.strerror or error}); what was there is untouched") from None
 
 
@@ -93,7 +104,7 @@ class Writer:
             there = path.read_bytes() if path.exists() else b""
             whole = there[: there.rfind(b"\n") + 1]
             whole = whole if whole.count(b"\n") >= 2 else b""
-            self.file = open(path, "r+" if path.exists() else "w", encoding="utf-8", newline="")  # noqa: SIM115
+            self.file = open(path, "r+" if path.exists() else "w", **TEXT)  # noqa: SIM115
             self.file.truncate(len(whole))
             self.file.seek(0, os.SEEK_END)
             if not whole:
@@ -123,7 +134,8 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _head(file: Any, settings: Mapping[str, Any]) -> None:
-    file.write(f"# {json.dumps(settings, sort_keys=True)}\n{','.join(Row._fields)}\n")
+    record = {**settings, "made_with": results.made_with()}
+    file.write(f"# {json.dumps(record, sort_keys=True)}\n{','.join(Row._fields)}\n")
 
 
 def to_table(rows: Iterable[Row]) -> Tensor:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import platform
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,16 +40,29 @@ def save(path: Path, arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         raise OSError(f"{path} cannot be written ({reason}); what was there before is untouched") from None
 
 
+class Arrays(dict[str, np.ndarray]):
+    """The arrays of a file; asked for one that is not there, it says which file it is that lacks it."""
+
+    def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        super().__init__(arrays)
+        self.path = path
+
+    def __missing__(self, name: str) -> np.ndarray:
+        raise ValueError(f"{self.path} holds other results, without {name!r}; move it away to start anew")
+
+
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(arrays, settings) of a file that `save` wrote; ValueError for a truncated or foreign file."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = Arrays(path, {name: file[name] for name in file.files})
         settings = json.loads(str(arrays.pop("settings")))
+        if not isinstance(settings, dict):
+            raise ValueError("its settings are none")
         arrays.pop("made_with")
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # BadZipFile, EOFError; RuntimeError: encrypted; MemoryError: a size that is made up; …
         reason = _line(error)
         raise ValueError(f"{path} is truncated or not a result file ({reason}); move it away to start anew") from None
     return arrays, settings
@@ -79,8 +91,9 @@ def fingerprint(net: nn.Module, x0: torch.Tensor) -> str:
 
 
 def made_with() -> dict[str, str]:
-    """Versions and machine, for the record; not part of what a resumed run compares."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    """Versions and device, for the record; not part of what a resumed run compares."""
+    # a GPU that is there but was not asked for (--device cpu) is not initialised
+    device = torch.cuda.get_device_name() if torch.cuda.is_initialized() else f"cpu, {platform.machine()}"
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "device": device}
 
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+SHOWN = 8  # problems or names in one message
 
 
 @contextlib.contextmanager
@@ -18,14 +20,21 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def save(path: Path, state: Mapping) -> None:
-    """Write `state` to `path` so that `path` is at every moment the old or the new file, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `state` to `path` so that `path` is at every moment the old or the new file, whole.
+
+    OSError, naming the file, where it cannot be written.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, temporary)
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's writer knows no OSError
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+        raise OSError(f"{path} cannot be written ({reason}); what was there before is untouched") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Mapping:
@@ -52,9 +61,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | os
     wanted = model.state_dict()
     problems = []
     if missing := [key for key in wanted if key not in state]:
-        problems.append(f"missing {', '.join(missing)}")
+        problems.append(f"missing {_some(missing)}")
     if extra := [str(key) for key in state if key not in wanted]:
-        problems.append(f"unexpected {', '.join(extra)}")
+        problems.append(f"unexpected {_some(extra)}")
     for key, parameter in wanted.items():
         if key not in state:
             continue
@@ -65,10 +74,22 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | os
             problems.append(f"{key} is {found}, {kind} is wanted")
         elif weight.shape != parameter.shape:
             problems.append(f"{key} has shape {tuple(weight.shape)}, {tuple(parameter.shape)} is wanted")
-        elif not weight.isfinite().all():
+        elif weight.layout != torch.strided or weight.device.type != "cpu":
+            problems.append(f"{key} holds no plain numbers ({weight.layout}, {weight.device})")
+        elif not _as_float32(weight).isfinite().all():
             problems.append(f"{key} holds NaN or infinite values")
     if problems:
-        raise ValueError(f"checkpoint {source} does not fit this network: {'; '.join(problems)}")
-    state = {key: weight.float() if weight.is_floating_point() else weight for key, weight in state.items()}
-    model.load_state_dict(state, strict=True, assign=True)
+        raise ValueError(f"checkpoint {source} does not fit this network: {_some(problems, '; ')}")
+    model.load_state_dict({key: _as_float32(weight) for key, weight in state.items()}, strict=True, assign=True)
     return model.eval()
+
+
+def _as_float32(weight: Tensor) -> Tensor:
+    """Weights as float32, where a float64 may become infinite; counts as they are."""
+    return weight.float() if weight.is_floating_point() else weight
+
+
+def _some(names: Sequence[str], between: str = ", ") -> str:
+    """The first few names, and how many more: the checkpoint of another network may differ in hundreds."""
+    more = len(names) - SHOWN
+    return between.join(names[:SHOWN]) + (f"{between}and {more} more" if more > 0 else "")

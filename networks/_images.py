@@ -32,7 +32,8 @@ def read_image(path: str | os.PathLike, mode: str, size: tuple[int, int] | None 
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"cannot read image {path}: refused, it may be a decompression bomb: {error}") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, IndexError, …
-        raise ValueError(f"cannot read image {path}: {error}") from error
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise ValueError(f"cannot read image {path}: {reason}") from error
 
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
