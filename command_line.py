@@ -91,7 +91,8 @@ def run(main: Callable[[], None]) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    print(f"{sys.argv[0]}: {' '.join(message.split())}", file=sys.stderr)
+    line = f"{sys.argv[0]}: {' '.join(message.split())}"
+    print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)  # names of files may be no text
     sys.exit(2)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -42,7 +43,9 @@ def read(path: Path) -> Mapping:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on a foreign file, beside the one sentence
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bad zip: RuntimeError; not plain tensors: UnpicklingError; truncated: EOFError, …
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"cannot read checkpoint {path}: {reason}") from error

@@ -22,6 +22,7 @@ def read_image(path: str | os.PathLike, mode: str, size: tuple[int, int] | None 
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on damaged metadata
             # Pillow only warns from its limit (about 90 million pixels) to twice that.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "data" / "mnist"
 
 
 def copy_of_project(folder: Path) -> Path:
@@ -53,12 +54,30 @@ def error_of(folder: Path, script: str, *args: object, **kwargs) -> str:
     return lines[0]
 
 
-def refused(monkeypatch, capsys, script: str, *args: object) -> str:
-    """The same within this process, which is quicker, for what is refused before anything is written."""
-    monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
-    with pytest.raises(SystemExit) as exit_status:
+def run_here(script: str, *args: object) -> None:
+    """A script within this process, which is quicker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *map(str, args)])
         runpy.run_path(str(ROOT / script), run_name="__main__")
-    assert exit_status.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
+
+
+def sentence(capsys, script: str, *args: object) -> str:
+    """What a script that must be refused says on stderr, after its progress bars: one sentence, exit status 2."""
+    with pytest.raises(SystemExit) as exit_status:
+        run_here(script, *args)
+    error = capsys.readouterr().err
+    assert exit_status.value.code == 2, error
+    assert "Traceback" not in error
+    lines = [line for line in error.splitlines() if line.strip() and "%|" not in line]
+    assert len(lines) == 1 and lines[0].startswith(f"{ROOT / script}: "), error
     return lines[0]
+
+
+def refused(monkeypatch, capsys, script: str, *args: object) -> str:
+    """`sentence`, for tests that have these fixtures at hand."""
+    return sentence(capsys, script, *args)
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, whole."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

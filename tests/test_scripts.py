@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from scripts import command, copy_of_project, environment, error_of, refused, run
+from scripts import command, copy_of_project, environment, error_of, run, sentence
 
 import networks.compnet
 import results
@@ -74,24 +74,9 @@ def test_other_settings_are_refused_and_nothing_is_overwritten(swept):
     assert (swept / "data" / "tiny" / "random.npz").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--network", "nonsense"), "no network 'nonsense'; there are:"),
-        (("--network", "tiny", "--eps-min", "2", "--eps-max", "1"), "is empty"),
-        (("--network", "tiny", "--eps-min", "-1"), "is empty"),
-        (("--network", "tiny", "--points", "0"), "is empty"),
-        (("--network", "tiny", "--device", "cuda:99"), "cuda"),
-    ],
-)
-def test_wrong_options(monkeypatch, capsys, options, message):
-    assert message in refused(monkeypatch, capsys, "calculate_bounds.py", *options)
-
-
 def test_plot_without_results(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(networks.compnet, "data_dir", tmp_path)
-    message = refused(monkeypatch, capsys, "calculate_bounds_plot.py", "--network", "compnet")
-    assert "run calculate_bounds.py first" in message
+    assert "run calculate_bounds.py first" in sentence(capsys, "calculate_bounds_plot.py", "--network", "compnet")
 
 
 def test_simple_example(project):
