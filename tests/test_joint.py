@@ -33,14 +33,15 @@ def quantised(net: nn.Module, x0: Tensor) -> Tensor:
 
 
 def best_lower_bound(net: nn.Module, x0: Tensor, eps: float) -> float:
-    sampled = random_lower_bound(net, x0, eps, samples=10_000, batch=10_000)
+    sampled = random_lower_bound(net, x0, eps, samples=2_000, batch=2_000)  # hardly ever more than the ascent finds
     return max(float(sampled), float(gradient_lower_bound(net, x0, eps, starts=8, steps=15)))
 
 
-@settings(max_examples=300)
+@pytest.mark.parametrize("part", range(4))  # side by side
+@settings(max_examples=75)
 @given(seed=st.integers(0, 10**6), log_eps=st.floats(-3.0, 1.0), ties=st.booleans(), effort=st.integers(1, 8))
-def test_between_samples_and_product(seed, log_eps, ties, effort):
-    net, x0 = random_network(seed)
+def test_between_samples_and_product(part, seed, log_eps, ties, effort):
+    net, x0 = random_network(4 * seed + part)
     x0 = quantised(net, x0) if ties else x0
     eps = 10**log_eps
     bound = joint_bound(net, x0, eps, effort=effort)
