@@ -15,6 +15,7 @@ from torch import nn
 
 from local_lipschitz import global_bound, joint_bound, local_bound
 from local_lipschitz.activations import RELU, MaxPool
+from local_lipschitz.graph import INPUT
 from local_lipschitz.layers import read
 from local_lipschitz.lower import ball_samples
 from local_lipschitz.spectral import dense_norms, lanczos_norms
@@ -117,6 +118,41 @@ def test_largest_pre_activation_is_attained():
         direction = normal(CASES, N, seed=seed)
         delta = D * eps[:, None] * direction / direction.norm(dim=1, keepdim=True)
         assert ((A @ delta[:, :, None])[:, :, 0] <= h * (1 + ROUND)).all()
+
+
+def test_largest_pre_activation_of_the_package_is_attained_by_the_network():
+    """The same for first layers as they are, convolutions among them: row_norms against the module's own change."""
+    units = 0
+    for seed in range(300):
+        net, x0 = random_network(40_000 + seed)
+        first, eps = net[:2] if isinstance(net[0], nn.Flatten) else net[0], 10.0 ** (seed % 7 - 4)
+        rows = read(net, x0).stages[0].row_norms(INPUT, torch.ones_like(x0)).flatten()
+        A = matrix_of(lambda x, layer=first: layer(x) - layer(torch.zeros_like(x)), tuple(x0.shape[1:])).detach()
+        delta = (eps * A / A.norm(dim=1, keepdim=True).clamp(min=1e-300)).reshape(-1, *x0.shape[1:])
+        with torch.no_grad():
+            attained = (first(delta) - first(torch.zeros_like(delta))).flatten(1).diagonal()
+        assert torch.allclose(attained, eps * rows, rtol=1e-10, atol=1e-13 * eps)
+        units += len(rows)
+    assert units > 5000
+
+
+def test_local_bound_is_attained():
+    """A single unit at δ = ε a/‖a‖, where the ball reaches across its kink and where not; 900 balls."""
+    count = 300
+    a, eps = normal(count, N), 10.0 ** (4.0 * uniform(count, seed=1) - 2.0)
+    share = 2.0 * uniform(count, seed=2) - 1.3  # y0 as a part of the reach: below 0 the unit is off at x0
+    b = share * eps * a.norm(dim=1)
+    for i in range(count):
+        net = nn.Sequential(nn.Linear(N, 1), nn.ReLU(), nn.Linear(1, 1, bias=False)).double().eval()
+        radii = eps[i] * torch.tensor([1.0, 0.7, 1.5], dtype=torch.float64)
+        with torch.no_grad():
+            net[0].weight.copy_(a[i : i + 1])
+            net[0].bias.fill_(float(b[i]))
+            net[2].weight.fill_(-2.0)
+            delta = radii[:, None] * a[i] / a[i].norm()
+            attained = (net(delta) - net(torch.zeros_like(delta))).norm(dim=1) / radii
+        bound = local_bound(net, torch.zeros(1, N, dtype=torch.float64), radii).value
+        assert torch.allclose(attained, bound, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -245,13 +281,13 @@ def test_failures_of_a_bound_are_rarer_than_its_failure_probability(monkeypatch)
     with torch.no_grad():
         for linear in (net[0], net[2]):
             U, V = (torch.linalg.qr(normal(n, 105))[0] for n in (linear.out_features, linear.in_features))
-            s = torch.cat([torch.ones(1), 0.97 * torch.ones(40), torch.linspace(0.9, 0, 64)]).double()
+            s = torch.cat([torch.ones(1), 0.98 * torch.ones(40), torch.linspace(0.9, 0, 64)]).double()
             linear.weight.copy_((U * s) @ V.T)
     x0 = torch.zeros(1, 120, dtype=torch.float64)
-    results = [global_bound(net, x0, tolerance=0.02, failure_probability=0.3, seed=seed) for seed in range(60)]
+    results = [global_bound(net, x0, tolerance=0.02, failure_probability=0.3, seed=seed) for seed in range(100)]
     failures = sum(float(result) < 1.0 for result in results)
     assert all(result.failure_probability == pytest.approx(0.3) for result in results)
-    assert failures <= 0.3 * 60 + 3 * math.sqrt(0.21 * 60)
+    assert 0 < failures <= 0.3 * 100  # they do happen, and the rate is below η
 
 
 def test_samples_stay_in_the_ball_in_every_dimension():
