@@ -80,18 +80,9 @@ def read(path: Path, settings: Mapping[str, Any]) -> list[Row]:
 
 def write(path: Path, rows: Iterable[Row], settings: Mapping[str, Any]) -> None:
     """Write a whole file: the old one or the new one, never a part."""
-    beside = path.with_name(path.name + ".unfinished")
-    try:
-        with open(beside, "w", **TEXT) as file:
-            _head(file, settings)
-            csv.writer(file, lineterminator="\n").writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written ({error.strerror or error}); what was there is untouched") from None
+    with results.replacing(path) as beside, open(beside, "w", **TEXT) as file:
+        _head(file, settings)
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 class Writer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import math
+import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -79,8 +80,14 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # an ε on a terminal without one is no reason to stop
     try:
         main()
-    except (ValueError, UnsupportedLayerError, OSError) as error:
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (ValueError, UnsupportedLayerError) as error:
         fail(str(error))
+    except OSError as error:
+        of_system = error.strerror is not None and error.filename is not None
+        fail(f"{error.filename}: {error.strerror}" if of_system else str(error))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

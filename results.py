@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,29 @@ def save(path: Path, arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     if objects := [name for name, value in plain.items() if value.dtype.hasobject]:
         raise ValueError(f"{path}: {', '.join(objects)} would have to be pickled; plain arrays are wanted")
     plain |= {"settings": np.array(_text(settings)), "made_with": np.array(_text(made_with()))}
+    with replacing(path) as beside, open(beside, "wb") as file:
+        np.savez(file, **plain)  # type: ignore[arg-type]  # numpy takes one array for an option
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; what is there at the end becomes `path`, whole and flushed to the disk.
+
+    OSError, naming the file, where it cannot be written; `path` is then as it was, and nothing is left beside it.
+    """
     beside = path.with_name(path.name + ".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
-            np.savez(file, **plain)  # type: ignore[arg-type]  # numpy takes one array for an option
-            file.flush()
+        yield beside
+        with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
         reason = error.strerror or error
         raise OSError(f"{path} cannot be written ({reason}); what was there before is untouched") from None
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 class Arrays(dict[str, np.ndarray]):

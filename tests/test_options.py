@@ -2,9 +2,12 @@
 
 import argparse
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from scripts import contents_of, run_here, sentence
+from scripts import ROOT, contents_of, run_here, sentence
 
 import command_line
 
@@ -92,6 +95,24 @@ def test_seeds_are_whole_numbers_that_torch_takes():
     for text in ("-1", str(2**63), "1.5", "", " 1", "1e3"):
         with pytest.raises(argparse.ArgumentTypeError, match="whole number"):
             command_line.seed(text)
+
+
+def test_errors_of_the_system_are_told_without_its_numbers(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        command_line.run(Path("/nowhere/at/all").read_text)
+    assert end.value.code == 2 and "Errno" not in (error := capsys.readouterr().err)
+    assert error.endswith(": /nowhere/at/all: No such file or directory\n")
+
+
+def test_a_reader_that_has_seen_enough():
+    """`script | head -1`: not a word, and no traceback."""
+    program = "import command_line\ncommand_line.run(lambda: [print(i, flush=True) for i in range(100_000)])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "0\n"
+    process.stdout.close()
+    assert process.wait() == 141 and process.stderr.read() == ""
 
 
 def test_errors_that_are_ours_are_not_hidden(monkeypatch):

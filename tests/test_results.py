@@ -67,6 +67,21 @@ def test_nothing_is_lost_when_the_folder_is_in_the_way(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_what_is_replaced_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "new" / "figure.pdf"
+    with results.replacing(path) as beside:
+        beside.write_text("first")
+    assert path.read_text() == "first"
+    for fault in (OSError(28, "No space left on device"), KeyboardInterrupt()):
+        with pytest.raises((OSError, KeyboardInterrupt)) as error, results.replacing(path) as beside:
+            beside.write_text("sec")
+            raise fault
+        assert path.read_text() == "first" and [file.name for file in path.parent.iterdir()] == ["figure.pdf"]
+        if isinstance(fault, OSError):
+            words = f"{path} cannot be written (No space left on device); what was there before is untouched"
+            assert str(error.value) == words
+
+
 def test_objects_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="pickled"):
         results.save(tmp_path / "a.npz", {"x": np.array([object()])}, {})
