@@ -49,7 +49,8 @@ def multiplier_matrix(net: Reduced, Lam: Array, rho: float) -> tuple[Array, Arra
     n_0, n = net.inputs, len(net.layer)
     size = np.abs(net.output)
     M = -net.output.T @ net.output
-    error = gamma(len(net.output)) * (size.T @ size) + size.T @ net.output_error + net.output_error.T @ size
+    cross = (size + net.output_error).T @ net.output_error
+    error = gamma(len(net.output)) * (size.T @ size) + cross + cross.T
     y_minus_z = net.hidden.copy()
     y_minus_z[:, n_0:] -= np.eye(n)
     half = _times(Lam, y_minus_z)

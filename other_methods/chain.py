@@ -77,6 +77,17 @@ class Chain:
             z = np.maximum(y, 0.0)
         return certain
 
+    def normalised(self) -> tuple[Chain, float]:
+        """(g, c) with f = c·g, where g has weights of norm about 1: solvers have absolute tolerances.
+
+        As relu(c y) = c relu(y), a layer's factor can be taken out; powers of two, so that nothing is rounded.
+        """
+        norms = np.array([np.linalg.norm(W, 2) for W in self.weights])
+        units = np.exp2(np.round(np.log2(np.where(norms > 0, norms, 1.0))))
+        so_far = np.cumprod(units)
+        weights = tuple(W / unit for W, unit in zip(self.weights, units, strict=True))
+        return Chain(weights, tuple(b / c for b, c in zip(self.biases, so_far, strict=True))), float(so_far[-1])
+
     def output(self, i: int) -> Chain:
         """The scalar network f_i."""
         if not 0 <= i < self.widths[-1]:

@@ -9,8 +9,8 @@ Three quantities are bounded, each at least the one before: "anchored", sup ‖f
 radius --eps about x0; "local", over all pairs of points of the ball: the largest norm of the Jacobian there; "global",
 over all pairs. Norms are l2 to l2; a row that comes from another norm or set says so. The script ends with an error if
 a rigorous row is below the largest value that was found of its quantity. Writes data/<network>/compare.png.
---scaling: a table of random networks of growing width and depth instead; a method that ran out of time on a smaller
-network is not tried on a larger one.
+--scaling: random networks of growing width and depth instead, a table for each depth; a method that had no value for a
+network, for lack of time mostly, is not tried on larger ones. --json: the rows, as a list of records.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import matplotlib
 import numpy as np
@@ -41,6 +39,7 @@ from matplotlib.ticker import LogLocator
 
 WIDTHS, DEPTHS = (20, 50, 100, 200, 400), (2, 4, 6, 8)
 SCALING_ENDS = 10  # inputs and outputs of the networks of the scaling table
+NAME, CELL = 35, 20  # widths of its columns
 COLOURS = {"anchored": "tab:blue", "local": "tab:orange", "global": "tab:green"}
 ROUNDING = 1e-9  # relative, of a sampled quotient
 
@@ -67,14 +66,23 @@ def records(rows: Sequence[Row]) -> list[dict]:
 
 
 def draw(rows: Sequence[Row], lower: Mapping[str, float], title: str) -> plt.Figure:
-    """A bar a row, logarithmic, in the colour of its quantity; dashed, the largest value found of that quantity."""
-    shown = [(row.method, row.value) for row in reversed(rows) if row.value]
+    """A bar a row, logarithmic, in the colour of its quantity; dashed, the largest value found of that quantity.
+
+    Within a quantity the tightest is lowest; a method without a value, or with 0, is named and has no bar.
+    """
+    order = list(COLOURS)
+    ranked = sorted(rows, key=lambda row: (order.index(row.method.quantity), -(row.value or np.inf)))
+    shown = [(row.method, row.value) for row in reversed(ranked)]
+    values = [value for _, value in shown if value] + [value for value in lower.values() if value]
+    left, right = (0.8 * min(values), 1.6 * max(values)) if values else (0.1, 1.0)
     figure, axes = plt.subplots(figsize=(7.2, 1.4 + 0.27 * len(shown)), layout="constrained")
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     for at, (method, value) in enumerate(shown):
         colour = COLOURS[method.quantity]
-        axes.barh(at, value, height=0.72, color=colour if method.rigorous else "white", edgecolor=colour)
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-        axes.text(1.02 * value, at, f"{value:.4g}", va="center", fontsize=8, bbox=box)
+        if value:
+            axes.barh(at, value, height=0.72, color=colour if method.rigorous else "white", edgecolor=colour)
+        text = "no value" if value is None else f"{value:.4g}"
+        axes.text(1.02 * (value or left), at, text, va="center", fontsize=8, bbox=box)
     for quantity, colour in COLOURS.items():
         places = [at for at, (method, _) in enumerate(shown) if method.quantity == quantity]
         if places:
@@ -82,9 +90,8 @@ def draw(rows: Sequence[Row], lower: Mapping[str, float], title: str) -> plt.Fig
             axes.barh(0, 0, color=colour, label=f"{quantity}, upper bound")
     axes.barh(0, 0, color="white", edgecolor="0.3", label="no bound: an estimate, or unsound")
     axes.plot([], [], "k--", linewidth=1, label="largest value found of the quantity")
-    values = [value for _, value in shown] + list(lower.values())
     axes.set_xscale("log")
-    axes.set_xlim(0.8 * min(values), 1.6 * max(values))
+    axes.set_xlim(left, right)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
@@ -97,7 +104,7 @@ def draw(rows: Sequence[Row], lower: Mapping[str, float], title: str) -> plt.Fig
     return figure
 
 
-def compare(args: argparse.Namespace) -> list[dict]:
+def compare(args: argparse.Namespace) -> None:
     """The table and the figure for one network."""
     problem = script.problem(args)
     title = f"{problem.name} ({'-'.join(map(str, problem.chain.widths))}), l2 ball of radius {args.eps:g} about x0"
@@ -106,43 +113,50 @@ def compare(args: argparse.Namespace) -> list[dict]:
     rows = script.table(methods(problem, args.eps, args.time_limit, args.unsound), args.time_limit, lower)
     path = ROOT / "data" / problem.name.replace(" ", "_") / "compare.png"
     figure = draw(rows, lower, title)
-    write(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    script.write(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    save(args.json, records(rows))
     check(rows, lower)
     print(f"every rigorous value is at least the largest one found; the figure: {path.relative_to(ROOT)}")
-    return records(rows)
 
 
-def scaling(args: argparse.Namespace) -> list[dict]:
-    """A table for each width and depth (hidden layers); what ran out of time on a smaller network is left out."""
+def scaling(args: argparse.Namespace) -> None:
+    """A table for each depth (hidden layers): value and seconds of each method for each width, and what was found."""
     table: list[dict] = []
     given_up: dict[str, list[tuple[int, int]]] = {}
-    for depth, width in product(DEPTHS, WIDTHS):
-        widths = [SCALING_ENDS, *[width] * depth, SCALING_ENDS]
-        chain = random_chain(widths, args.seed)
-        problem = Problem(chain, np.zeros(SCALING_ENDS), f"{depth} hidden layers of {width}")
-        lower = lower_bounds(chain, problem.x0, args.eps, args.seed)
-        print(f"\n{problem.name}, radius {args.eps:g}")
-        todo = [
-            method
-            for method in methods(problem, args.eps, args.time_limit, args.unsound)
-            if not any(width >= w and depth >= d for w, d in given_up.get(method.name, []))
-        ]
-        rows = script.table(todo, args.time_limit, lower)
-        check(rows, lower)
-        for row in rows:
-            if row.value is None:
-                given_up.setdefault(row.method.name, []).append((width, depth))
-        table += [{"width": width, "depth": depth} | record for record in records(rows)]
-    return table
+    for depth in DEPTHS:
+        chains = [random_chain([SCALING_ENDS, *[width] * depth, SCALING_ENDS], args.seed) for width in WIDTHS]
+        problems = [Problem(chain, np.zeros(SCALING_ENDS), "random") for chain in chains]
+        lower = [lower_bounds(chain, np.zeros(SCALING_ENDS), args.eps, args.seed) for chain in chains]
+        columns = [methods(problem, args.eps, args.time_limit, args.unsound) for problem in problems]
+        print(f"\n{f'{depth} hidden layers of':<{NAME}}" + "".join(f"{width:>{CELL}}" for width in WIDTHS))
+        reasons = []
+        for across in zip(*columns, strict=True):
+            name, quantity = across[0].name, across[0].quantity
+            print(f"{name:<26}{quantity:<{NAME - 26}}", end="", flush=True)
+            for width, found, method in zip(WIDTHS, lower, across, strict=True):
+                if any(width >= w and depth >= d for w, d in given_up.get(name, [])):
+                    print(f"{'-':>{CELL}}", end="")
+                    continue
+                row = script.measure(method, args.time_limit)
+                cell = "-" if row.value is None else f"{row.value:.4g} ({row.seconds:.3g} s)"
+                print(f"{cell:>{CELL}}", end="", flush=True)
+                check([row], found)
+                if row.value is None:
+                    given_up.setdefault(name, []).append((width, depth))
+                    reasons.append(f"{name}, {width}: {row.failure}")
+                table += [{"width": width, "depth": depth} | record for record in records([row])]
+            print()
+        for quantity in COLOURS:
+            values = "".join(f"{found[quantity]:>{CELL}.4g}" for found in lower)
+            print(f"{'largest found':<26}{quantity:<{NAME - 26}}{values}")
+        print("\n".join(reasons), flush=True)
+        save(args.json, table)
 
 
-def write(path: Path, into: Callable[[BinaryIO], object]) -> None:
-    """A file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
-        into(file)
-    beside.replace(path)
+def save(path: Path | None, table: list[dict]) -> None:
+    """The records as a JSON list, where a file is given."""
+    if path:
+        script.write(path, lambda file: file.write((json.dumps(table, indent=1) + "\n").encode()))
 
 
 def main() -> None:
@@ -151,11 +165,10 @@ def main() -> None:
     options.add_argument("--scaling", action="store_true", help="random networks of growing width and depth instead")
     options.add_argument("--json", type=Path, metavar="FILE", help="write the rows as a JSON list")
     args = options.parse_args()
-    if args.eps <= 0:
-        raise ValueError(f"--eps {args.eps:g}; a positive radius is wanted")
-    table = scaling(args) if args.scaling else compare(args)
+    script.check_options(args)
     if args.json:
-        write(args.json, lambda file: file.write((json.dumps(table, indent=1) + "\n").encode()))
+        script.check_writable(args.json)  # now, and not when all is computed
+    (scaling if args.scaling else compare)(args)
 
 
 if __name__ == "__main__":

@@ -37,14 +37,16 @@ FORMS = ("sdp", "fast")
 def eclipse(chain: Chain, form: str = "sdp", solver: str | None = None, time_limit: float | None = None) -> float:
     """The ECLipsE bound ("sdp") or the ECLipsE-Fast bound ("fast") of the global Lipschitz constant, l2 to l2.
 
-    solver: a cvxpy solver for semidefinite programmes; None picks CLARABEL, or SCS for wide layers. time_limit:
-    seconds for all solves together. Raises ValueError for an unknown form or a solver that is not installed,
-    RuntimeError for a failed solve.
+    solver: a cvxpy solver for semidefinite programmes; None picks CLARABEL, or SCS for wide layers.
+    time_limit: seconds for all solves together, shared equally.
+    Raises ValueError for an unknown form or a solver that is not installed, RuntimeError for a failed solve.
     """
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; one of {', '.join(FORMS)} is wanted")
     if not chain.hidden:
         return spectral_norm(chain.weights[0])
+    if not all(W.any() for W in chain.weights):
+        return 0.0  # f is constant
     deadline = None if time_limit is None else time.monotonic() + time_limit
     root = chain.weights[0]  # S_k = root rootᵀ
     multipliers = []
@@ -52,7 +54,7 @@ def eclipse(chain: Chain, form: str = "sdp", solver: str | None = None, time_lim
         scale = max(float(np.linalg.norm(root, 2)), 1e-150)  # √‖S_k‖
         Lam = np.ones(len(root))
         if form == "sdp":
-            left = None if deadline is None else max(1.0, deadline - time.monotonic())
+            left = None if deadline is None else (deadline - time.monotonic()) / (len(chain.hidden) - k)
             Lam = _stage(root / scale, W_next, solver, left, k + 1)
         Lam, L = _checked(root / scale, Lam, k + 1)  # M_k = L Lᵀ / scale²
         multipliers.append(Lam * (2.0 / scale) / scale)
@@ -108,7 +110,7 @@ def main() -> None:
     options.add_argument("--solver", help="as cvxpy calls it (default: CLARABEL, SCS for wide layers)")
     args = options.parse_args()
     problem = script.problem(args)
-    compute = partial(eclipse, problem.chain, args.form, args.solver, 0.9 * args.time_limit)
+    compute = partial(eclipse, problem.chain, args.form, args.solver, 0.7 * args.time_limit)
     name = {"sdp": "ECLipsE", "fast": "ECLipsE-Fast"}[args.form]
     method = script.Method(name, "global", "2 to 2", True, compute)
     script.single(method, args.time_limit, f"{problem.name}, all inputs")

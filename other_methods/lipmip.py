@@ -98,7 +98,7 @@ def main() -> None:
     domain = Ball(problem.x0, args.eps, np.inf)
     method = script.Method(
         "LipMIP", "local", f"{args.norm} to {args.norm}", True,
-        partial(lipmip, problem.chain, domain, args.norm, 0.9 * args.time_limit),
+        partial(lipmip, problem.chain, domain, args.norm, 0.7 * args.time_limit),
     )  # fmt: skip
     row = script.single(method, args.time_limit, f"{problem.name}, l∞ ball of radius {args.eps:g} about x0")
     print(f"certified {row.result.value:.6g}, reached {row.result.lower:.6g} in the set: gap {row.result.gap:.2g}")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.optimize import Bounds as Range
 from scipy.optimize import LinearConstraint, linprog, milp
 from scipy.sparse import csr_array, diags_array, eye_array, vstack
@@ -169,7 +170,7 @@ class Programme:
         yield centre + halfwidth * np.clip(columns[:n_0], -1.0, 1.0)
         a = np.round(columns[self.start[2] : self.start[3]])
         y_given_z = np.column_stack([self.net.q + self.net.Q @ centre, self.net.Q * halfwidth])
-        y = np.linalg.solve(np.eye(n) - self.net.T * a, y_given_z)
+        y = solve_triangular(np.eye(n) - self.net.T * a, y_given_z, lower=True, unit_diagonal=True)
         y *= ((2 * a - 1) / np.maximum(np.abs(y).sum(1), 1e-300))[:, None]
         # with these slopes, the region is y_0 + Y ξ ≥ 0; its depth r is maximised
         depth = np.abs(y[:, 1:]).sum(1, keepdims=True)

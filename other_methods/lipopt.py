@@ -109,6 +109,8 @@ def _maximum(p: Array, B: csr_array, time_limit: float | None) -> float:
     scale = max(float(np.abs(c).sum()), 1e-150)
     low, high = np.concatenate([np.zeros(size), -np.ones(n_0 * size)]), np.ones((n_0 + 1) * size)
     low[size - 1] = 1.0  # E[1] = 1
+    if time_limit is not None and time_limit <= 0:
+        raise TimeoutError("no time is left for the solver")
     options = {"run_crossover": "off"} | ({} if time_limit is None else {"time_limit": time_limit})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Unrecognized options")  # scipy passes them to HiGHS as they are
@@ -117,7 +119,7 @@ def _maximum(p: Array, B: csr_array, time_limit: float | None) -> float:
             method="highs-ipm", options=options,
         )  # fmt: skip
     if result.status == 1:
-        raise TimeoutError(f"the solver did not finish within {time_limit:g} s")
+        raise TimeoutError(f"the solver did not finish in the {time_limit:.3g} s that were left for it")
     if result.ineqlin is None or result.ineqlin.marginals is None:
         raise RuntimeError(f"HiGHS ended without a dual solution: {result.message}")
     Lam = scale * np.maximum(-result.ineqlin.marginals, 0.0)
@@ -134,7 +136,7 @@ def main() -> None:
     problem = script.problem(args)
     domain = Ball(problem.x0, args.eps, np.inf) if args.local else None
     where = f"l∞ ball of radius {args.eps:g} about x0" if args.local else "all inputs"
-    compute = partial(lipopt, problem.chain.output(args.output), domain, 0.9 * args.time_limit)
+    compute = partial(lipopt, problem.chain.output(args.output), domain, 0.7 * args.time_limit)
     method = script.Method("LiPopt", "local" if args.local else "global", "inf to |.|", True, compute)
     script.single(method, args.time_limit, f"{problem.name}, output {args.output}, {where}")
 

@@ -57,16 +57,17 @@ def lipsdp(
         raise ValueError(f"form is {form!r}; one of {', '.join(FORMS)} is wanted")
     if form == "network" and domain is not None:
         raise ValueError("the network form, which is unsound, is kept in its global version only")
+    chain, unit = chain.normalised()
     net = reduce(chain, None if domain is None else preactivation_bounds(chain, domain))
     if len(net.layer) == 0:
-        return repaired_bound(net, np.zeros(0))
+        return unit * repaired_bound(net, np.zeros(0))
     solver = solver or ("CLARABEL" if _largest_block(net, domain) <= LARGE else "SCS")
     gains = np.ones(len(chain.weights)) if form == "network" else _gains(chain)  # pairs of neurons do not scale
-    Lam = _solve(net, gains, form, solver, time_limit)
+    Lam, status = _solve(net, gains, form, solver, time_limit)
     bound = float(np.sqrt(smallest_rho(net, Lam))) if form == "network" else repaired_bound(net, Lam)
     if not np.isfinite(bound):
-        raise RuntimeError("the solver returned no usable multipliers; try another --solver")
-    return bound
+        raise RuntimeError(f"{solver} ended as {status!r} without usable multipliers: allow more time or try another")
+    return unit * bound
 
 
 def _gains(chain: Chain) -> Array:
@@ -83,8 +84,11 @@ def _largest_block(net: Reduced, domain: Domain | None) -> int:
     return max(m + n for m, n in pairwise(counts))
 
 
-def _solve(net: Reduced, gains: Array, form: str, solver: str, time_limit: float | None) -> Array:
-    """min ρ subject to M(ρ, Λ) ⪰ 0 (see certify.multiplier_matrix): the multipliers, (n,) or (n, n) for "network"."""
+def _solve(net: Reduced, gains: Array, form: str, solver: str, time_limit: float | None) -> tuple[Array, str]:
+    """min ρ subject to M(ρ, Λ) ⪰ 0 (see certify.multiplier_matrix): (the multipliers, the solver's status).
+
+    The multipliers are (n,), or (n, n) for "network".
+    """
     cp = cvxpy()
     n_0, n = net.inputs, len(net.layer)
     scale = np.concatenate([np.ones(n_0), gains[net.layer]])  # unknowns (x, z/gain)
@@ -109,8 +113,8 @@ def _solve(net: Reduced, gains: Array, form: str, solver: str, time_limit: float
     if value is None:
         raise RuntimeError(f"{solver} ended as {status!r} without multipliers")
     if form == "network":
-        return gains[-1] ** 2 * value / np.outer(scale[n_0:], scale[n_0:])
-    return gains[-1] ** 2 * np.maximum(value, 0.0)[each] / scale[n_0:] ** 2
+        return gains[-1] ** 2 * value / np.outer(scale[n_0:], scale[n_0:]), status
+    return gains[-1] ** 2 * np.maximum(value, 0.0)[each] / scale[n_0:] ** 2, status
 
 
 def _outer_products(S: scipy.sparse.sparray, H: scipy.sparse.sparray, each: NDArray[np.int_]) -> scipy.sparse.csc_array:
@@ -126,19 +130,18 @@ def save_weights(chain: Chain, path: str | Path) -> None:
     """The weights as the MATLAB code of the paper reads them: a .mat file with a 1×n cell array `weights`."""
     cells = np.empty((1, len(chain.weights)), dtype=object)
     cells[0, :] = chain.weights
-    temporary = Path(path).with_name(Path(path).name + ".part")
-    with temporary.open("wb") as file:
-        scipy.io.savemat(file, {"weights": cells})
-    temporary.replace(path)
+    script.write(Path(path), lambda file: scipy.io.savemat(file, {"weights": cells}))
 
 
 def load_weights(path: str | Path) -> Chain:
     """A chain from such a file; it has no biases (the global bound does not depend on them), so they are 0."""
+    if not Path(path).is_file():
+        raise ValueError(f"no file {path}")
     try:
         cells = scipy.io.loadmat(path, variable_names=["weights"])["weights"]
+        if cells.dtype != object:
+            raise TypeError(f"'weights' is an array of {cells.dtype}")
         weights = tuple(np.atleast_2d(np.asarray(cell, dtype=np.float64)) for cell in cells.ravel())
-    except FileNotFoundError:
-        raise ValueError(f"no file {path}") from None
     except Exception as error:
         raise ValueError(f"{path} has no cell array 'weights' of matrices ({type(error).__name__}: {error})") from None
     return Chain(weights, tuple(np.zeros(len(W)) for W in weights))
@@ -149,8 +152,11 @@ def main() -> None:
     options.add_argument("--form", choices=FORMS, default="neuron", help='default: neuron; "network" is unsound')
     options.add_argument("--local", action="store_true", help="on the l2 ball of radius --eps about x0")
     options.add_argument("--solver", help="as cvxpy calls it (default: CLARABEL, SCS for larger networks)")
-    options.add_argument("--save-weights", metavar="FILE", help="write the weights to a .mat file and end")
-    options.add_argument("--weight-path", metavar="FILE", help="read the weights from such a file instead (no biases)")
+    options.add_argument(
+        "--save-weights", metavar="FILE", nargs="?", const="weights.mat",
+        help="write the weights, without biases, to a .mat file (weights.mat) and end",
+    )  # fmt: skip
+    options.add_argument("--weight-path", metavar="FILE", help="read the weights from such a file instead of a network")
     args = options.parse_args()
     if args.weight_path and args.local:
         raise ValueError("--local needs biases, which the file of --weight-path does not have")
@@ -164,7 +170,7 @@ def main() -> None:
         save_weights(chain, args.save_weights)
         print(f"wrote {args.save_weights}: the weights of {name}, layers {'-'.join(map(str, chain.widths))}")
         return
-    compute = partial(lipsdp, chain, args.form, domain, args.solver, 0.9 * args.time_limit)
+    compute = partial(lipsdp, chain, args.form, domain, args.solver, 0.7 * args.time_limit)
     title = f"LipSDP-{args.form.capitalize()}" + (" (unsound)" if args.form == "network" else "")
     where = f"l2 ball of radius {args.eps:g} about x0" if args.local else "all inputs"
     quantity = "local" if args.local else "global"

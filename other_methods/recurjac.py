@@ -1,9 +1,9 @@
 """RecurJac and FastLip: elementwise bounds of the Jacobian over a ball, and the Lipschitz constant that follows.
 
 Papers: RecurJac, Zhang, Zhang & Hsieh, AAAI 2019, arXiv 1810.11783; FastLip, Weng et al., ICML 2018, arXiv 1804.09699.
-Quantity: local, the largest ‖J(x)‖_p on the set (for a convex set, all pairs of its points), the norm p on both
-sides, p = 1, 2 or inf; scalar and vector outputs. Rigorous: yes. As the set shrinks it becomes exact for p = 1, inf
-and for one output; for p = 2 and several outputs the paper's ‖max(|L|, |U|)‖₂ becomes the norm of |J|, elementwise.
+Quantity: local, the largest ‖J(x)‖_p on the set (for a convex set, all pairs of its points); scalar and vector outputs.
+Norm: p to p, p = 1, 2 or inf. Rigorous: yes. As the set shrinks it becomes exact for p = 1, inf and for one output; for
+p = 2 and several outputs the paper's ‖max(|L|, |U|)‖₂ becomes the norm of |J|, elementwise.
 Cost: FastLip one pass with matrices; RecurJac O(outputs · n³) for each pair of layers of width n.
 
     python other_methods/recurjac.py --network compnet --eps 0.1 --form recurjac

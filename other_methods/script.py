@@ -1,15 +1,19 @@
-"""What the scripts here share: the command line, a time limit that holds, and the table."""
+"""What the scripts here share: the command line, a time limit that holds, the table, and files that are whole."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,6 +22,7 @@ import networks
 from other_methods.chain import Array, Chain, chain_of, random_chain
 
 START_UP = 300.0  # seconds that a process may take to begin
+LONGEST = 1e6  # time limit, seconds: more is no limit, and what waits for a process takes no more than 2^31 ms
 
 
 @dataclass(frozen=True)
@@ -56,22 +61,28 @@ class Row:
 
 def parser(description: str | None, eps: bool = True) -> argparse.ArgumentParser:
     """The options that every method has."""
-    options = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    options = command_line.Parser(description=description, formatter_class=formatter, allow_abbrev=False)
     options.add_argument("--network", default="compnet", metavar="NAME", help="module in networks/ (default: compnet)")
     options.add_argument("--widths", type=int, nargs="+", metavar="N", help="instead: random layers, as in 5 20 20 3")
-    options.add_argument("--seed", type=int, default=0, help="of the random layers (default: 0)")
+    options.add_argument("--seed", type=command_line.seed, default=0, help="of the random layers (default: 0)")
     if eps:
         options.add_argument("--eps", type=float, default=0.1, help="radius about x0, of local bounds (default: 0.1)")
     options.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="seconds a method (default: 60)")
     return options
 
 
+def check_options(args: argparse.Namespace) -> None:
+    """ValueError for a radius or a time limit that is none."""
+    if not 0 < getattr(args, "eps", 1.0) < np.inf:
+        raise ValueError(f"--eps {args.eps:g}; a positive, finite radius is wanted")
+    if not 0 < args.time_limit <= LONGEST:
+        raise ValueError(f"--time-limit {args.time_limit:g}; a number of seconds, at most {LONGEST:g}, is wanted")
+
+
 def problem(args: argparse.Namespace) -> Problem:
     """The network that the options name."""
-    if not args.time_limit > 0:
-        raise ValueError(f"--time-limit {args.time_limit:g}; a positive number of seconds is wanted")
+    check_options(args)
     if args.widths is not None:
         chain = random_chain(args.widths, args.seed)
         return Problem(chain, np.zeros(chain.widths[0]), "random " + "-".join(map(str, args.widths)))
@@ -88,7 +99,7 @@ def limited(seconds: float, function: Callable[..., Any], *args: Any, **kwargs: 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if "forkserver" in multiprocessing.get_all_start_methods():
         context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["numpy", "scipy.optimize", "torch", "cvxpy"])  # once, not in every process
+        context.set_forkserver_preload(["__main__", "torch", "scipy.optimize", "cvxpy"])  # once, not in every process
     else:
         context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -117,6 +128,7 @@ def limited(seconds: float, function: Callable[..., Any], *args: Any, **kwargs: 
 def _work(connection: Connection, function: Callable[..., Any], args: tuple, kwargs: dict) -> None:
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which then ends this process
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     connection.send("ready")
     start = time.perf_counter()
@@ -167,7 +179,7 @@ def layout(methods: Sequence[Method], lower: Mapping[str, float] | None = None) 
     def line(row: Row) -> str:
         m, value = row.method, "-" if row.value is None else f"{row.value:.6g}"
         found = "" if lower is None else f"{lower[m.quantity]:>10.6g}  "
-        kind = "yes" if m.rigorous else "NO"
+        kind = "rigorous" if m.rigorous else "estimate"
         return (
             f"{m.name:<{name}}  {m.quantity:<8}  {m.norm:<{norm}}  {kind:<8}  {value:>10}  {found}{row.seconds:>8.2f}  "
             f"{row.failure}"
@@ -175,11 +187,44 @@ def layout(methods: Sequence[Method], lower: Mapping[str, float] | None = None) 
 
     found = "" if lower is None else f"{'found':>10}  "
     return (
-        f"{'method':<{name}}  {'bounds':<8}  {'norm':<{norm}}  {'rigorous':<8}  {'value':>10}  {found}{'seconds':>8}",
+        f"{'method':<{name}}  {'bounds':<8}  {'norm':<{norm}}  {'kind':<8}  {'value':>10}  {found}{'seconds':>8}",
         line,
     )
 
 
+def check_writable(path: Path) -> None:
+    """OSError, which names it, unless a file can be written there."""
+    if path.is_dir():
+        raise OSError(f"{path} cannot be written (it is a folder)")
+    if not path.exists():
+        write(path, lambda file: None)
+        path.unlink()
+
+
+def write(path: Path, into: Callable[[BinaryIO], object]) -> None:
+    """A file that is there whole or not at all: `into` writes it beside its place. OSError names it if it cannot be."""
+    beside = path.with_name(path.name + ".unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            into(file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written ({error.strerror or error})") from None
+
+
 def run(main: Callable[[], None]) -> None:
     """Call main; what a user can mend becomes one clear line on stderr and exit status 2."""
-    command_line.run(main)
+
+    def interruptible() -> None:
+        try:
+            main()
+        except KeyboardInterrupt:
+            print(f"{sys.argv[0]}: interrupted", file=sys.stderr)
+            sys.exit(130)
+
+    command_line.run(interruptible)
