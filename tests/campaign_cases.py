@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 
 import torch
-from exact import Residual
+from exact import Beside, Residual
 from explicit import matrix_of
 from random_networks import random_convolutional, random_dense
 from torch import Tensor, nn
@@ -38,7 +38,9 @@ def draw(seed: int) -> Case:
     size = 10.0 ** (rng.uniform(-12, 6) if rng.random() < 0.5 else rng.uniform(-3, 1))
     eps = size * 10.0 ** torch.tensor([0.0] + [rng.uniform(-1, 1) for _ in range(batch - 1)], dtype=torch.float64)
     eps = eps.clamp(1e-12, 1e6)
-    spread = 12 if rng.random() < 0.5 else 0
+    # behind a clamp all that is left of huge numbers is their rounding: `read` takes it for another network
+    clamped = any(isinstance(module, nn.Hardtanh) for module in net.modules())
+    spread = 12 if rng.random() < 0.5 and not clamped else 0
     biases = rng.choice(["none", "plain", "plain", "kinks", "kinks", "active", "dead"])
     x0 = x0.to(dtype).double()
     with torch.no_grad():
@@ -52,19 +54,44 @@ def draw(seed: int) -> Case:
 
 def _architecture(rng: random.Random) -> tuple[nn.Sequential, Tensor]:
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.3:
         return random_dense(rng)
-    if kind < 0.7:
+    if kind < 0.6:
         return random_convolutional(rng)
+    if kind < 0.7:
+        return _pooled(rng)
     width, n = rng.randint(1, 40), rng.randint(1, 30)
     layers: list[nn.Module] = [nn.Linear(n, width)]
     for _ in range(rng.randint(1, 5)):
-        if kind < 0.85:
+        if kind < 0.8:
             layers += [nn.ReLU(), Residual(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)))]
+        elif kind < 0.87:
+            layers += [nn.Linear(width, width), Beside(nn.Sequential(nn.Linear(width, 2), nn.ReLU()))]
+            width += 2
         else:
-            layers += [rng.choice([nn.ReLU(), nn.LeakyReLU(rng.choice([0.25, 0.01, 1.5]))]), nn.Linear(width, width)]
+            layers += [_activation(rng, width), nn.Linear(width, width)]
     layers += [nn.ReLU(), nn.Linear(width, rng.randint(1, 5))]
     return nn.Sequential(*layers).double(), torch.zeros(1, n, dtype=torch.float64)
+
+
+def _activation(rng: random.Random, width: int) -> nn.Module:
+    """Slopes below 0 and above 1, one for each unit or for all, and functions that are neither convex nor concave."""
+    prelu = nn.PReLU(width)
+    with torch.no_grad():
+        prelu.weight.copy_(torch.tensor([rng.uniform(-2, 2) for _ in range(width)]))
+    leaky = nn.LeakyReLU(rng.choice([0.25, 0.01, 1.5, -0.5]))
+    return rng.choice([nn.ReLU(), leaky, prelu, nn.Hardtanh(-rng.random(), rng.random()), nn.ReLU6()])
+
+
+def _pooled(rng: random.Random) -> tuple[nn.Sequential, Tensor]:
+    """A convolution and max pooling with all its options, windows that reach over the edge among them."""
+    side, kernel, dilation = rng.randint(6, 9), rng.choice([2, 3]), rng.choice([1, 2])
+    pool = nn.MaxPool2d(kernel, rng.choice([1, 2, 3]), rng.choice([0, 1]), dilation, ceil_mode=rng.random() < 0.7)
+    block = [nn.Conv2d(1, 2, 2), rng.choice([nn.ReLU(), nn.LeakyReLU(-0.5)]), pool, nn.Flatten()]
+    x = torch.zeros(1, 1, side, side)
+    features = nn.Sequential(*block)(x).shape[1]
+    net = nn.Sequential(*block, nn.Linear(features, 5), nn.ReLU(), nn.Linear(5, rng.randint(1, 4)))
+    return net.double(), x.double()
 
 
 def _scale(rng: random.Random, decades: float) -> float:
@@ -96,6 +123,9 @@ class Parameters:
             for inner in module:
                 x, reach = self.fill(inner, x, reach)
             return x, reach
+        if isinstance(module, Beside):
+            y, inner_reach = self.fill(module.inside, x, reach)
+            return torch.cat([x, y], 1), reach + inner_reach
         if isinstance(module, Residual):
             y, inner_reach = self.fill(module.inside, x, reach)
             return x + y, reach + inner_reach

@@ -27,6 +27,13 @@ class Residual(nn.Module):
         return x + self.inside(x)
 
 
+class Beside(Residual):
+    """x and inside(x), side by side along the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.inside(x)], 1)
+
+
 def vector(x: Tensor) -> Vector:
     return [Fraction(value) for value in x.flatten().tolist()]
 
@@ -37,6 +44,9 @@ def evaluate(net: nn.Module, x: Vector, shape: tuple[int, ...]) -> tuple[Vector,
         for module in net:
             x, shape = evaluate(module, x, shape)
         return x, shape
+    if isinstance(net, Beside):
+        inside, inside_shape = evaluate(net.inside, x, shape)
+        return x + inside, (shape[0] + inside_shape[0], *shape[1:])
     if isinstance(net, Residual):
         inside, _ = evaluate(net.inside, x, shape)
         return [a + b for a, b in zip(x, inside, strict=True)], shape
@@ -47,6 +57,12 @@ def evaluate(net: nn.Module, x: Vector, shape: tuple[int, ...]) -> tuple[Vector,
     if isinstance(net, nn.LeakyReLU):
         slope = Fraction(net.negative_slope)
         return [value if value > 0 else slope * value for value in x], shape
+    if isinstance(net, nn.PReLU):
+        slopes, each = vector(net.weight), len(x) // net.num_parameters
+        return [value if value > 0 else slopes[i // each] * value for i, value in enumerate(x)], shape
+    if isinstance(net, nn.Hardtanh):
+        low, high = Fraction(net.min_val), Fraction(net.max_val)
+        return [min(max(value, low), high) for value in x], shape
     if isinstance(net, nn.MaxPool2d):
         return _pool(net, x, shape)
     if isinstance(net, nn.Linear | nn.Conv2d):
@@ -81,7 +97,12 @@ def _pool(pool: nn.MaxPool2d, x: Vector, shape: tuple[int, ...]) -> tuple[Vector
     options = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
     k, s, p, d = (option if isinstance(option, tuple) else (option, option) for option in options)
     C, H, W = shape
-    rows, columns = ((n + 2 * p[i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i, n in enumerate((H, W)))
+    spare = [s[i] - 1 if pool.ceil_mode else 0 for i in (0, 1)]
+    rows, columns = ((n + 2 * p[i] - d[i] * (k[i] - 1) - 1 + spare[i]) // s[i] + 1 for i, n in enumerate((H, W)))
+    if pool.ceil_mode:  # no window starts in the padding beyond the end
+        rows, columns = (
+            m - 1 if (m - 1) * s[i] >= n + p[i] else m for i, (m, n) in enumerate(((rows, H), (columns, W)))
+        )
     y = []
     for c, i, j in product(range(C), range(rows), range(columns)):
         ats = [(i * s[0] - p[0] + a * d[0], j * s[1] - p[1] + b * d[1]) for a in range(k[0]) for b in range(k[1])]

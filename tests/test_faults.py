@@ -80,6 +80,19 @@ def test_a_full_disk_while_many_images_are_certified(mnist, images, capsys):
     assert [row._replace(seconds=0) for row in again] == [row._replace(seconds=0) for row in whole]
 
 
+def test_a_row_that_was_cut_off_is_written_over(tmp_path):
+    """Where the process was killed, or the disk full, within a line."""
+    path, settings = tmp_path / "rows.csv", {"seed": 0}
+    rows = [certified_rows.Row(i, -1, 8, 0.25, 3, 1.5, f"{i}.png") for i in range(3)]
+    certified_rows.write(path, rows[:2], settings)
+    whole = path.read_bytes()
+    for cut in range(1, 20):
+        path.write_bytes(whole[:-cut])
+        with certified_rows.Writer(path, settings) as writer:
+            writer.write(rows[1:])
+        assert certified_rows.read(path, settings) == rows
+
+
 def test_a_full_disk_while_a_checkpoint_is_written(tmp_path):
     path = tmp_path / "w.pt"
     _checkpoint.save(path, {"a": torch.ones(3)})
