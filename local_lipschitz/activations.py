@@ -16,6 +16,13 @@ from torch import Tensor
 
 from .linear import Shape
 
+Interval = tuple[Tensor, Tensor]
+
+
+def merged(a: Interval, b: Interval) -> Interval:
+    """The smallest interval that holds both."""
+    return torch.minimum(a[0], b[0]), torch.maximum(a[1], b[1])
+
 
 @dataclass(frozen=True)
 class PiecewiseLinear:
@@ -44,10 +51,17 @@ class PiecewiseLinear:
         right, left = self._average_slope(y0, dy, 1.0), self._average_slope(y0, -dy, -1.0)
         return torch.where(dy > 0, right, left) * dy
 
-    def secant_slopes(self, y0: Tensor, h: Tensor, off: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def secant_slopes(self, y0: Tensor, h: Tensor, off: Tensor | None = None) -> Interval:
         """(s_lo, s_hi), the range of (φ(y) − φ(y0)) / (y − y0) over 0 < |y − y0| ≤ h; both 0 where h = 0.
 
-        With `off` a range for every anchor within y0 ± off: a y0 that is known to rounding only.
+        Arguments as for `sided_slopes`.
+        """
+        return merged(*self.sided_slopes(y0, h, off))
+
+    def sided_slopes(self, y0: Tensor, h: Tensor, off: Tensor | None = None) -> tuple[Interval, Interval]:
+        """The ranges of (φ(y) − φ(y0)) / (y − y0) for y0 − h ≤ y < y0 and for y0 < y ≤ y0 + h; 0 where h = 0.
+
+        With `off` ranges for every anchor within y0 ± off: a y0 that is known to rounding only.
         y0, h, off (B, ...). The secant slope towards one side is the average of the slopes it crosses, weighted by the
         part of the way spent in each; its extremes lie at the end of the way, at a knot on it, or at its start.
         No difference of nearly equal values of φ is ever taken, so tiny h lose no digits.
@@ -55,29 +69,38 @@ class PiecewiseLinear:
         constant = h <= 0
         if off is not None:
             h = torch.where(constant, 0.0, h + off)  # reaches all that any of the anchors reaches
-        candidates = []
-        for side in (1.0, -1.0):
-            ways = [h] + [side * (knot - y0) for knot in self.knots]
-            for way in ways:
-                inside = (way > 0) & (way <= h)
-                slope = self._average_slope(y0, torch.where(inside, way, h), side)
-                candidates.append(slope)
-            candidates.append(self._slope_beside(y0, side))
-        s = torch.stack(torch.broadcast_tensors(*candidates))
-        s_lo, s_hi = s.amin(0), s.amax(0)
+        left, right = self._one_side(y0, h, -1.0), self._one_side(y0, h, 1.0)
         if off is not None:
-            # moving the anchor by off moves an average slope over a way ≥ h by at most off/h of the range of slopes
-            low, high = self._slope_range(y0)
-            wide = torch.where(s_hi > s_lo, (high - low) * (off / h), 0.0)
-            s_lo, s_hi = torch.maximum(s_lo - wide, low), torch.minimum(s_hi + wide, high)
-        return s_lo.masked_fill(constant, 0.0), s_hi.masked_fill(constant, 0.0)
+            gaps = [(y0 - knot).abs() for knot in self.knots]
+            near = torch.stack(gaps).amin(0) <= off if gaps else torch.zeros_like(constant)  # on either side of a knot
+            either = merged(left, right)
+            sides = ((torch.where(near, either[0], lo), torch.where(near, either[1], hi)) for lo, hi in (left, right))
+            left, right = (self._widened(y0, lo, hi, off / h) for lo, hi in sides)
+        (a, b), (c, d) = left, right
+        a, b, c, d = (s.masked_fill(constant, 0.0) for s in (a, b, c, d))
+        return (a, b), (c, d)
+
+    def _one_side(self, y0: Tensor, h: Tensor, side: float) -> Interval:
+        """The range of secant slopes over the ways of length up to h from y0 to this side."""
+        slopes = [self._slope_beside(y0, side)]
+        for way in [h] + [side * (knot - y0) for knot in self.knots]:
+            inside = (way > 0) & (way <= h)
+            slopes.append(self._average_slope(y0, torch.where(inside, way, h), side))
+        s = torch.stack(torch.broadcast_tensors(*slopes))
+        return s.amin(0), s.amax(0)
+
+    def _widened(self, y0: Tensor, s_lo: Tensor, s_hi: Tensor, share: Tensor) -> Interval:
+        """Moving the anchor by off moves an average slope over a way ≥ h by at most `share` = off/h of all slopes."""
+        low, high = self.slope_range(y0)
+        wide = torch.where(s_hi > s_lo, (high - low) * share, 0.0)
+        return torch.maximum(s_lo - wide, low), torch.minimum(s_hi + wide, high)
 
     def steepest(self, like: Tensor) -> Tensor:
         """The largest |φ'| of each element, in the shape of `like`."""
-        low, high = self._slope_range(like)
+        low, high = self.slope_range(like)
         return torch.maximum(low.abs(), high.abs()).expand_as(like)
 
-    def _slope_range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def slope_range(self, like: Tensor) -> Interval:
         """The smallest and the largest φ', broadcasting against `like`."""
         slopes = torch.stack(torch.broadcast_tensors(*[self.cast(slope, like) for slope in self.slopes]))
         return slopes.amin(0), slopes.amax(0)

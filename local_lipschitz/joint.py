@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .bounds import TINY, Bound, Propagated, Source, finish, propagate
+from .bounds import Bound, finish
 from .graph import Graph
 from .inputs import check_eps, check_input, check_outputs
 from .joint_dense import DenseGroups, TooManyGroups
@@ -19,12 +19,13 @@ from .joint_gains import Known, build_block, start
 from .joint_network import Block, Network, plans
 from .joint_passes import Infeasible, PassGroups, Random
 from .layers import read
+from .propagation import TINY, Propagated, Source, propagate
 from .stage_norms import StageNorms
 
 SLACK = 1e-9  # outward, on the value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JointBound(Bound):
     """A Bound with what was done for each input of the batch, lists of length B.
 
@@ -161,7 +162,9 @@ def _collect(local: Bound, results: list[Result]) -> JointBound:
     per_layer = [(name, along[:, i + 1] / along[:, i]) for i, name in enumerate([*names, local.per_layer[-1][0]])]
     failure = local.failure_probability + max(r.failure for r in results)
     passes = local.passes + sum(r.passes for r in results) / len(results)
+    fall = None if local.fall is None else torch.minimum(local.fall, joint)
     return JointBound(
-        value, per_layer, failure, passes, torch.minimum(local.value, before),
-        [r.uncertain for r in results], [r.groups for r in results], [r.status for r in results],
+        value, per_layer, failure, passes, fall,
+        before_refinement=torch.minimum(local.value, before), uncertain=[r.uncertain for r in results],
+        groups=[r.groups for r in results], status=[r.status for r in results],
     )  # fmt: skip

@@ -215,7 +215,7 @@ class Rows:
             value, weight = log_norm(S, p)
             E, Y = E @ basis, Y @ basis
         slope = (E.square() - Y.square()) @ weight
-        inverse = torch.cholesky_inverse(L)
+        inverse = _inverse(L)
         first = self.groups.first  # rows of T before it are zero
         half = inverse[:, first:] @ T[first:]
         full = T[first:].T @ half[first:]
@@ -235,6 +235,12 @@ class Rows:
             return H * mu[:, None] * mu
 
         return Point(value - tau * float(barrier), mu * gradient + tau, hessian)
+
+
+def _inverse(L: Tensor) -> Tensor:
+    """(L Lᵀ)⁻¹, by matrix products: torch.cholesky_inverse is some fifteen times slower at a thousand groups."""
+    X = torch.linalg.solve_triangular(L, torch.eye(len(L), dtype=L.dtype, device=L.device), upper=False)
+    return X.T @ X
 
 
 def _mixing(S: Tensor, p: float) -> list[tuple[int, int, float]]:

@@ -2,7 +2,7 @@
 
 Two rules turn a bound into a certificate. With t the predicted class and y = f(x0), the closed ball of radius ε holds
 no input of another class if
-    pairwise:  ε·L_c(ε) < y_t − y_c for every other class c, L_c(ε) the bound of g_c = f_t − f_c
+    pairwise:  ε·L_c(ε) < y_t − y_c for every other class c, L_c(ε) the bound of how g_c = f_t − f_c falls
     paper:     ε·L(ε) < δ/√2,  δ = y_t − max_c y_c, L(ε) the bound of f, since ‖e_t − e_c‖ = √2.
 The paper's published code takes (δ + √2)/L for the global bound. That is no certificate: for the paper's own example it
 gives 5.1e-4, and 3.5e-4 is what δ/(√2 L) proves.
@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from .activations import Nonlinear
-from .bounds import SLACK, Bound, global_bound, local_bound
+from .bounds import Bound, global_bound, local_bound
 from .graph import INPUT, Graph
 from .inputs import check_input
 from .layers import read
+from .propagation import SLACK
 from .rounding import affine_rounding
 
 EPS_MIN, EPS_MAX = 1e-15, 1e9  # the radii that are searched
@@ -158,7 +159,10 @@ class _Certificate:
             unit = torch.eye(margin.shape[1] + 1, dtype=torch.float64, device=margin.device)
             options["outputs"] = unit[self.label[which]][:, None] - unit[others]
         result = self.bound(*arguments, **options)
-        L = result.value if self.margins == "pairwise" else math.sqrt(2.0) * result.value[:, None]
+        if self.margins == "paper":
+            L = math.sqrt(2.0) * result.value[:, None]
+        else:  # only a fall of the margin does harm
+            L = result.value if result.fall is None else result.fall
         h = L / margin if eps is None else eps[:, None] * L / margin
         h = torch.where(h.isnan(), math.inf, h * (1.0 + SLACK))
         worst, at = h.max(1)

@@ -1,0 +1,144 @@
+"""From stage to stage: gains, slopes and live elements of every layer (docs/bounds.md; Avant & Morgansen 2023).
+
+The gain of a layer is a bound of sup ‖Δ layer‖ / ‖x − x0‖ over the ball; it passes from stage to stage.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .activations import Interval, MaxPool, PiecewiseLinear, merged, pool_anything
+from .graph import INPUT, Graph, Stage
+from .linear import total
+from .rounding import affine_rounding
+from .stage_norms import StageNorms
+
+# Row norms and slopes are computed in float64; this covers their rounding, outward.
+SLACK = 1e-12
+TINY = torch.finfo(torch.float64).tiny
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of a layer that a stage reads.
+
+    y0: its nominal value (1 or B, *shape), float64. gain: (B,) with ‖Δ‖ ≤ gain·‖x − x0‖. live: (1 or B, *shape), False
+    where the element is constant on the ball. error: (B,) ≥ ‖y0 − its exact value‖, by rounding; off: the same of each
+    element of what the layer reads.
+    """
+
+    y0: Tensor
+    gain: Tensor
+    live: Tensor
+    error: Tensor
+    off: Tensor
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Of an activation: Δz = s·Δy, s in `left` where Δy < 0, in `right` where Δy > 0, |Δy| ≤ reach·‖x − x0‖.
+
+    left, right: (lo, hi); all (1 or B, *shape). stage: its y.
+    """
+
+    stage: Stage
+    left: Interval
+    right: Interval
+    reach: Tensor
+
+    @property
+    def steepest(self) -> Tensor:
+        """r with |Δz| ≤ r·|Δy|."""
+        lo, hi = merged(self.left, self.right)
+        return torch.maximum(lo.abs(), hi.abs())
+
+
+@dataclass(frozen=True)
+class Propagated:
+    """The state before the last stage: every layer that a stage reads, the activations' slopes, the factors so far."""
+
+    sources: dict[str, Source]
+    slopes: dict[str, Slopes]
+    per_layer: list[tuple[str, Tensor]]
+
+
+@torch.no_grad()
+def propagate(graph: Graph, x0: Tensor, eps: Tensor | None, norms: StageNorms) -> Propagated:
+    """Nominal values, gains and live elements of every nonlinear layer, in order; eps None: over all x."""
+    batch = x0.shape[0] if eps is None else eps.shape[0]
+    one = torch.ones(batch, dtype=torch.float64, device=x0.device)
+    sources = {INPUT: Source(x0.double(), one, torch.ones_like(x0, dtype=torch.bool), 0.0 * one, 0.0 * x0)}
+    per_layer: list[tuple[str, Tensor]] = []
+    slopes: dict[str, Slopes] = {}
+    for stage in graph.stages[:-1]:
+        (reader, op), read_by = stage.nonlinear, {name: sources[name] for name in stage.sources}
+        y0 = stage.affine({name: source.y0 for name, source in read_by.items()})
+        row_norms = {name: stage.row_norms(name, source.live.double()) for name, source in read_by.items()}
+        rounding = affine_rounding(stage, {name: source.y0 for name, source in read_by.items()}, y0)
+        off = _off(read_by, row_norms, rounding)
+        if isinstance(op, MaxPool):
+            r = None
+            live = pool_anything(op, total(row_norms.values()) > 0)
+        else:
+            reach = total_reach(row_norms, read_by)
+            slopes[reader] = Slopes(stage, *_slopes(op, y0, eps, reach, off), reach)
+            r = slopes[reader].steepest
+            live = r > 0
+            rounding = rounding * torch.where(live, op.steepest(y0), 0.0)
+        gain, factor, error = stage_gain(stage, read_by, r, norms)
+        error = error + norms_of(rounding)
+        if stage.layers or r is not None:
+            per_layer.append((stage.name, factor))
+        if isinstance(op, MaxPool):
+            gain, error = math.sqrt(op.overlap) * gain, math.sqrt(op.overlap) * error
+            per_layer.append((reader, math.sqrt(op.overlap) * one))
+        sources[reader] = Source(op.apply(y0), gain, live, error, off)
+    return Propagated(sources, slopes, per_layer)
+
+
+def total_reach(row_norms: dict[str, Tensor], sources: dict[str, Source]) -> Tensor:
+    """g with |Δy_i| ≤ g_i·‖x − x0‖ on the ball: Σ_s ‖a_iᵀD_s‖·gain_s. (B, *shape)."""
+    return total(_per_input(sources[name].gain, rows) * rows for name, rows in row_norms.items()) * (1.0 + SLACK)
+
+
+def _slopes(
+    op: PiecewiseLinear, y0: Tensor, eps: Tensor | None, reach: Tensor, off: Tensor
+) -> tuple[Interval, Interval]:
+    """To the left and to the right of every y0, (1 or B, *shape): any slope of φ for eps None, else those in reach."""
+    if eps is None:
+        lo, hi = (slope.expand_as(y0) for slope in op.slope_range(y0))
+        return (lo, hi), (lo, hi)
+    return op.sided_slopes(y0, _per_input(eps, y0) * reach, off)
+
+
+def _off(sources: dict[str, Source], row_norms: dict[str, Tensor], rounding: Tensor) -> Tensor:
+    """How far the exact nominal y_i may be from y0_i: the stage's rounding and that of what it reads. (B, *shape)."""
+    return rounding + total(_per_input(sources[name].error, rows) * rows for name, rows in row_norms.items())
+
+
+def stage_gain(
+    stage: Stage, sources: dict[str, Source], r: Tensor | None, norms: StageNorms
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(Σ_s ‖R A_s D_s‖·gain_s, that sum over the largest gain_s, Σ_s ‖R A_s D_s‖·error_s).
+
+    For a chain the second is ‖R A D‖.
+    """
+    norm_of = {name: norms(stage, name, r, source.live) for name, source in sources.items()}
+    gain = total(norm_of[name] * source.gain for name, source in sources.items())
+    error = total(norm_of[name] * source.error for name, source in sources.items())
+    largest = torch.stack([source.gain for source in sources.values()]).amax(0)
+    return gain, torch.where(largest > 0, gain / largest.clamp(min=TINY), 0.0), error
+
+
+def norms_of(rows: Tensor) -> Tensor:
+    """Euclidean norms (B,) of (B, *shape)."""
+    return torch.linalg.vector_norm(rows.flatten(1), dim=1)
+
+
+def _per_input(factor: Tensor, like: Tensor) -> Tensor:
+    """A factor an input, (B,), shaped to multiply (B, *shape)."""
+    return factor.reshape(-1, *(1,) * (like.dim() - 1))
