@@ -107,7 +107,8 @@ def draw(rows: Sequence[Row], lower: Mapping[str, float], title: str) -> plt.Fig
 def compare(args: argparse.Namespace) -> None:
     """The table and the figure for one network."""
     problem = script.problem(args)
-    title = f"{problem.name} ({'-'.join(map(str, problem.chain.widths))}), l2 ball of radius {args.eps:g} about x0"
+    widths = "" if args.widths else f" ({'-'.join(map(str, problem.chain.widths))})"
+    title = f"{problem.name}{widths}, l2 ball of radius {args.eps:g} about x0"
     lower = lower_bounds(problem.chain, problem.x0, args.eps, args.seed)
     print(title)
     rows = script.table(methods(problem, args.eps, args.time_limit, args.unsound), args.time_limit, lower)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -19,9 +18,11 @@ import numpy as np
 
 import command_line
 import networks
+import results
 from other_methods.chain import Array, Chain, chain_of, random_chain
 
 START_UP = 300.0  # seconds that a process may take to begin
+SLOW = ("torch", "scipy.optimize", "scipy.io", "matplotlib.pyplot")
 LONGEST = 1e6  # time limit, seconds: more is no limit, and what waits for a process takes no more than 2^31 ms
 
 
@@ -99,7 +100,8 @@ def limited(seconds: float, function: Callable[..., Any], *args: Any, **kwargs: 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if "forkserver" in multiprocessing.get_all_start_methods():
         context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", "torch", "scipy.optimize", "cvxpy"])  # once, not in every process
+        # what is slow to import, once and not in every process
+        context.set_forkserver_preload(["cvxpy", *(name for name in SLOW if name in sys.modules)])
     else:
         context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -202,19 +204,9 @@ def check_writable(path: Path) -> None:
 
 
 def write(path: Path, into: Callable[[BinaryIO], object]) -> None:
-    """A file that is there whole or not at all: `into` writes it beside its place. OSError names it if it cannot be."""
-    beside = path.with_name(path.name + ".unfinished")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            into(file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written ({error.strerror or error})") from None
+    """A file that is there whole or as it was: `into` writes it beside its place. OSError names it if it cannot be."""
+    with results.replacing(path) as beside, beside.open("wb") as file:
+        into(file)
 
 
 def run(main: Callable[[], None]) -> None:

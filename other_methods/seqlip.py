@@ -138,17 +138,18 @@ def _form(A: Tensor, B: Tensor, t: Tensor, M: Tensor) -> Tensor:
 
 
 def _balance(A: Tensor, B: Tensor, steps: int = 150) -> Tensor:
-    """A t (n,) for which the bound of the undecided corner is small, by gradient descent on its soft maximum."""
+    """A t (n,) for which the bound of the undecided corner is small, by Adam on its soft maximum; any t > 0 will do."""
     log_t = (B.norm(dim=1).clamp(min=1e-12) / A.norm(dim=0).clamp(min=1e-12)).log()
-    optimiser = torch.optim.Adam([log_t], lr=0.05)
+    mean, square = torch.zeros_like(log_t), torch.zeros_like(log_t)
     nothing = torch.zeros(1, A.shape[0], B.shape[1], dtype=torch.float64)
-    for _ in range(steps):
+    for step in range(1, steps + 1):
         t = log_t.exp()
         eigenvalues, vectors = torch.linalg.eigh(_form(A, B, t, nothing)[0])
         weights = torch.softmax(500.0 * eigenvalues / eigenvalues[-1].clamp(min=1e-300), 0)
         p, q = A.mT @ vectors[: A.shape[0]], B @ vectors[A.shape[0] :]  # (n, r + s)
-        log_t.grad = 0.5 * (t[:, None] * p**2 - q**2 / t[:, None]) @ weights
-        optimiser.step()
+        gradient = 0.5 * (t[:, None] * p**2 - q**2 / t[:, None]) @ weights
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        log_t = log_t - 0.05 * (mean / (1.0 - 0.9**step)) / ((square / (1.0 - 0.999**step)).sqrt() + 1e-8)
     return log_t.exp()
 
 
