@@ -10,7 +10,8 @@ radius --eps about x0; "local", over all pairs of points of the ball: the larges
 over all pairs. Norms are l2 to l2; a row that comes from another norm or set says so. The script ends with an error if
 a rigorous row is below the largest value that was found of its quantity. Writes data/<network>/compare.png.
 --scaling: random networks of growing width and depth instead, a table for each depth; a method that had no value for a
-network, for lack of time mostly, is not tried on larger ones. --json: the rows, as a list of records.
+network, for lack of time mostly, is not tried on larger ones. Where a solver was stopped by the time limit the value is
+what it had by then, made into a bound: valid, and loose. --json: the rows, as a list of records.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from matplotlib.ticker import LogLocator
 
 WIDTHS, DEPTHS = (20, 50, 100, 200, 400), (2, 4, 6, 8)
 SCALING_ENDS = 10  # inputs and outputs of the networks of the scaling table
-NAME, CELL = 35, 20  # widths of its columns
+NAME, CELL = 35, 22  # widths of its columns
 COLOURS = {"anchored": "tab:blue", "local": "tab:orange", "global": "tab:green"}
 ROUNDING = 1e-9  # relative, of a sampled quotient
 

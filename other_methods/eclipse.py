@@ -61,7 +61,7 @@ def eclipse(chain: Chain, form: str = "sdp", solver: str | None = None, time_lim
         root = scale * scipy.linalg.solve_triangular(L, W_next.T, lower=True).T
     rho = smallest_rho(reduce(chain), 0.5 * np.linalg.norm(root, 2) ** 2 * np.concatenate(multipliers))
     if not np.isfinite(rho):
-        raise RuntimeError("the multipliers could not be proved in float64")
+        raise RuntimeError("the multipliers could not be proved in float64: allow the solver more time")
     return float(np.sqrt(rho)) * (1.0 + 4.0 * ULP)
 
 

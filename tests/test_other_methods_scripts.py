@@ -171,6 +171,7 @@ def test_scaling(monkeypatch, capsys, tmp_path):
     honest = script.measure
     monkeypatch.setattr(script, "measure", measure)
     monkeypatch.setattr(compare, "methods", methods)
+    monkeypatch.setattr(compare, "lower_bounds", lambda *args: {"anchored": 1.0, "local": 2.0, "global": 3.0})
     monkeypatch.setattr(compare, "WIDTHS", (2, 3, 4))
     monkeypatch.setattr(compare, "DEPTHS", (1, 2))
     args = argparse.Namespace(eps=0.1, seed=0, time_limit=0.3, unsound=False, json=tmp_path / "rows.json")
