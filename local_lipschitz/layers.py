@@ -19,6 +19,7 @@ __all__ = ["UnsupportedLayerError", "read"]
 
 # How far the graph's output may be from the module's, relative to its largest element: rounding, no more.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+SMALLEST, LARGEST = 1e-150, 1e150  # entries whose squares float64 holds
 
 
 @torch.no_grad()
@@ -32,8 +33,9 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
     rounding. Batch norm is folded into the affine layer before it. Parameters are referred to, not copied. The module
     is left as it was: mode, parameters, buffers, attributes and hooks.
     Raises UnsupportedLayerError (name, position, type, what to do) for a layer that is not supported; ValueError for a
-    module in training mode, NaN or infinite parameters, parameters on another device than x0, an input of the wrong
-    shape, or a module that computes something else than its layers say (hooks, changed inputs, randomness).
+    module in training mode, NaN or infinite parameters, float64 ones below 1e-150 or above 1e150 (also as products of
+    layers between which nothing is nonlinear), parameters on another device than x0, an input of the wrong shape, or a
+    module that computes something else than its layers say (hooks, changed inputs, randomness).
     """
     net = _runnable(net)
     _check_module(net, x0)
@@ -41,6 +43,8 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
         reader = Reader(tuple(x0.shape[1:]), _dtype(net, x0), x0.device)
         graph = fold(prune(reader.read(net)))
         _check_output(net, graph, x0[:1])
+    if _dtype(net, x0) is torch.float64:  # all that float32 holds is far from these ends
+        _check_sizes(graph)
     return graph
 
 
@@ -123,6 +127,37 @@ def _check_output(net: nn.Module, graph: Graph, x0: Tensor) -> None:
         f"{type(net).__name__} does not compute what its layers say ({difference} in the output): a hook that changes "
         "values, randomness, a result that depends on the batch size, or a tensor changed in place through a view?"
     )
+
+
+def _check_sizes(graph: Graph) -> None:
+    """ValueError where squares of a stage's entries vanish or overflow: row norms would be 0 or inf."""
+    for stage in graph.stages:
+        ends = dict.fromkeys(stage.sources, (1.0, 1.0))  # of the products of entries on the way to a layer
+        for layer in stage.layers:
+            smallest, largest = _ends(layer)
+            smallest *= min(ends[name][0] for name in layer.inputs)
+            largest *= max(ends[name][1] for name in layer.inputs)
+            if smallest < SMALLEST or largest > LARGEST:
+                raise ValueError(
+                    f"the parameters of layer {layer.name!r} hold or lead to numbers of size {smallest:.0e} to "
+                    f"{largest:.0e}; {SMALLEST:.0e} to {LARGEST:.0e} is wanted: scale them by powers of two"
+                )
+            ends[layer.name] = smallest, largest
+
+
+def _ends(layer: Layer) -> tuple[float, float]:
+    """The smallest and the largest size of the non-zero entries of a layer's linear map and bias, and of 1."""
+    sizes = [torch.ones(1)]
+
+    def note(a: Tensor) -> Tensor:
+        sizes.append(a.abs())
+        return a
+
+    layer.entries(note)
+    smallest = min(float(torch.where(size > 0, size, 1.0).amin()) for size in sizes if size.numel())
+    if layer.bias is not None:
+        sizes.append(layer.bias.abs())
+    return smallest, max(float(size.amax()) for size in sizes if size.numel())
 
 
 def prune(graph: Graph) -> Graph:
