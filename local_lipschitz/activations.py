@@ -70,12 +70,8 @@ class PiecewiseLinear:
         if off is not None:
             h = torch.where(constant, 0.0, h + off)  # reaches all that any of the anchors reaches
         left, right = self._one_side(y0, h, -1.0), self._one_side(y0, h, 1.0)
-        if off is not None:
-            gaps = [(y0 - knot).abs() for knot in self.knots]
-            near = torch.stack(gaps).amin(0) <= off if gaps else torch.zeros_like(constant)  # on either side of a knot
-            either = merged(left, right)
-            sides = ((torch.where(near, either[0], lo), torch.where(near, either[1], hi)) for lo, hi in (left, right))
-            left, right = (self._widened(y0, lo, hi, off / h) for lo, hi in sides)
+        if off is not None and self.knots:
+            left, right = (self._widened(y0, slopes, h, off) for slopes in (left, right))
         (a, b), (c, d) = left, right
         a, b, c, d = (s.masked_fill(constant, 0.0) for s in (a, b, c, d))
         return (a, b), (c, d)
@@ -89,11 +85,24 @@ class PiecewiseLinear:
         s = torch.stack(torch.broadcast_tensors(*slopes))
         return s.amin(0), s.amax(0)
 
-    def _widened(self, y0: Tensor, s_lo: Tensor, s_hi: Tensor, share: Tensor) -> Interval:
-        """Moving the anchor by off moves an average slope over a way ≥ h by at most `share` = off/h of all slopes."""
+    def _widened(self, y0: Tensor, slopes: Interval, h: Tensor, off: Tensor) -> Interval:
+        """Slopes to one side of every anchor within y0 ± off, from those of y0 over ways up to h, h ≥ off.
+
+        An anchor on the other side of a knot than y0 may see any slope. Else moving it by off, the end staying where it
+        is, moves the average over a way by at most the share off/way of all slopes. A way that meets a knot is at least
+        gap − off long. With one knot the longest way has the extreme slope, and the share is off/h.
+        """
+        gap = torch.stack([(y0 - knot).abs() for knot in self.knots]).amin(0)
+        share = off / (gap - off)
+        if len(self.knots) == 1:
+            share = torch.minimum(share, off / h)
         low, high = self.slope_range(y0)
-        wide = torch.where(s_hi > s_lo, (high - low) * share, 0.0)
-        return torch.maximum(s_lo - wide, low), torch.minimum(s_hi + wide, high)
+        wide = torch.where(slopes[1] > slopes[0], (high - low) * share, 0.0)
+        near = gap <= off
+        return (
+            torch.where(near, low, torch.maximum(slopes[0] - wide, low)),
+            torch.where(near, high, torch.minimum(slopes[1] + wide, high)),
+        )
 
     def steepest(self, like: Tensor) -> Tensor:
         """The largest |φ'| of each element, in the shape of `like`."""
