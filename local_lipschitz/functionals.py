@@ -18,11 +18,12 @@ from torch import Tensor
 
 from .graph import Stage
 from .linear import size, total
-from .propagation import Propagated, Slopes, total_reach
-from .spectral import rounding_slack
+from .propagation import LEAST, TINY, Propagated, Slopes, total_reach
+from .rounding import gamma
 
 ELEMENTS = 2**24  # of the rows held at a time, in the widest layer
 CAPS = 12  # rounds in which elements of `largest_sum` meet their caps
+ROUNDED = 1e-15  # of m and ρ, relative to the steepest slope
 
 Rows = dict[str, Tensor]  # layer -> (B, k, *shape)
 
@@ -58,7 +59,7 @@ def _falls(last: Stage, known: Propagated, outputs: Tensor) -> Tensor:
 def _through(stage: Stage, rows: Tensor, reach: Tensor) -> tuple[Rows, Tensor]:
     """Rows (B, k, *out_shape) on a stage's output as rows on what it reads; (B, k) what rounding may have lost."""
     pulled = stage.to(torch.float64).adjoint(rows.flatten(0, 1))
-    lost = rounding_slack(torch.float64, stage.terms) * (rows.abs() * reach[:, None]).flatten(2).sum(2)
+    lost = gamma(stage) * (rows.abs() * reach[:, None]).flatten(2).sum(2)
     return {name: pulled[name].unflatten(0, rows.shape[:2]) for name in stage.sources}, lost
 
 
@@ -74,7 +75,7 @@ def _lines(a: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:
 def _left_behind(a: Tensor, rho: Tensor, slopes: Slopes, gain: Tensor) -> Tensor:
     """(B, k) ≥ Σ_j |a_j| ρ_j |Δy_j| / ‖x − x0‖, where r_j|Δy_j| ≤ r_j·reach_j and ‖(r_j Δy_j)_j‖ ≤ gain·‖x − x0‖."""
     r = slopes.steepest[:, None]
-    return largest_sum(a.abs() * torch.where(r > 0, rho / r, 0.0), r * slopes.reach[:, None], gain)
+    return largest_sum(a.abs() * torch.where(r > 0, rho / r + ROUNDED, 0.0), r * slopes.reach[:, None], gain)
 
 
 def _here(rows: Rows, known: Propagated) -> Tensor:
@@ -101,6 +102,8 @@ def largest_sum(a: Tensor, cap: Tensor, radius: Tensor) -> Tensor:
     """
     a, cap = torch.broadcast_tensors(a, cap)
     a, cap, radius = a.flatten(2), cap.flatten(2), radius[:, None]
+    a_unit, unit = a.amax(2, keepdim=True).clamp(min=TINY), radius.clamp(LEAST, 1.0 / LEAST)  # squares would vanish
+    a, cap, radius = a / a_unit, cap / unit[..., None], radius / unit
     length, without_ball = a.norm(dim=2), (a * cap).sum(2)
     best = torch.minimum(radius * length, without_ball)
     t = radius / length
@@ -111,4 +114,4 @@ def largest_sum(a: Tensor, cap: Tensor, radius: Tensor) -> Tensor:
         t = torch.where((free > 0) & (rest > 0), rest.clamp(min=0.0).sqrt() / free, t)
     d = torch.minimum(cap, a * t[..., None])
     value = (a * d - d.square() / (2.0 * t[..., None])).sum(2) + radius.square() / (2.0 * t)
-    return torch.where(value < best, value, best)  # not NaN, which t = 0 or 0/0 gives
+    return a_unit[..., 0] * unit * torch.where(value < best, value, best)  # not NaN, which t = 0 or 0/0 gives

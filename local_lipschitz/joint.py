@@ -19,7 +19,7 @@ from .joint_gains import Known, build_block, start
 from .joint_network import Block, Network, plans
 from .joint_passes import Infeasible, PassGroups, Random
 from .layers import read
-from .propagation import TINY, Propagated, Source, propagate
+from .propagation import EPS_MIN, TINY, Propagated, Source, propagate
 from .stage_norms import StageNorms
 
 SLACK = 1e-9  # outward, on the value
@@ -61,7 +61,7 @@ def joint_bound(
     check_input(x0)
     if effort < 1:
         raise ValueError(f"effort is {effort}; a positive number of steps is wanted")
-    eps = check_eps(eps, x0)
+    eps = check_eps(eps, x0).clamp(min=EPS_MIN)
     graph = read(net, x0)
     batch = eps.shape[0]
     outputs = check_outputs(outputs, graph, batch).to(x0.device)
@@ -138,7 +138,7 @@ def _only(product: Propagated, b: int) -> dict[str, Source]:
         return x[b % x.shape[0]][None]
 
     return {
-        name: Source(pick(s.y0), pick(s.gain), pick(s.live), pick(s.error), pick(s.off))
+        name: Source(pick(s.y0), pick(s.gain), pick(s.live), pick(s.error), pick(s.off), pick(s.drift))
         for name, s in product.sources.items()
     }
 

@@ -16,6 +16,7 @@ from .activations import RELU, PiecewiseLinear
 from .graph import INPUT, Stage
 from .joint_network import Block, Kinks, Level, Network, Plan, tournament
 from .linear import total
+from .propagation import LEAST, times
 
 SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
 
@@ -51,9 +52,9 @@ def stage_reach(stage: Stage, known: dict[str, Known]) -> Tensor:
     absolute = replace(stage, layers=tuple(layer.entries(lambda a: a.double().abs()) for layer in stage.layers))
     for name in stage.sources:
         source = known[name]
-        g = stage.row_norms(name, (source.reach > 0).double()) * source.gain
+        g = times(stage.row_norms(name, (source.reach > 0).double()), source.reach.new_tensor(source.gain))
         if name != INPUT:
-            g = torch.minimum(g, absolute.apply({name: source.reach}).clamp(min=0.0))
+            g = torch.minimum(g, absolute.apply({name: source.reach}).clamp(min=LEAST))
         gains.append(g)
     return total(gains) * (1.0 + SLACK)
 

@@ -1,4 +1,6 @@
-"""What float64 rounding may have changed in nominal values: near a kink, tiny ε turn it into a change of slope.
+"""What float64 rounding may have changed in nominal values, and in the norms of layers that cancel each other.
+
+Near a kink, tiny ε turn a changed nominal value into a changed slope.
 
 A secant slope such as (y0 + h)/h depends on y0 relative to h = ε·‖a_i‖·…, and y0 = a_iᵀx + b_i is only known to the
 rounding of its largest terms. Hence slopes are taken over y0 ± off.
@@ -12,16 +14,59 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .graph import Stage
+from .graph import Stage, Sum
+from .linear import LinearMap
 from .spectral import rounding_slack
+
+
+def absolute_stage(stage: Stage, dtype: torch.dtype) -> Stage:
+    """The stage with the sizes of all entries and biases of its layers: |A_L|(… |A_1| x + |b_1| …) + |b_L|."""
+    layers = [
+        replace(layer.entries(lambda a: a.to(dtype).abs()), bias=None if layer.bias is None else layer.bias.abs())
+        for layer in stage.layers
+    ]
+    return replace(stage, layers=tuple(layers))
 
 
 def affine_rounding(stage: Stage, values: Mapping[str, Tensor], y0: Tensor) -> Tensor:
     """What rounding may have changed in y0 = stage.affine(values) for exact values, (B, *out_shape), float64.
 
-    γ(|A||x| + |y0|), with γ the `rounding_slack` of float64; |b| ≤ |y0| + |A||x| is covered by its factor.
+    γ(|A||x| + |b| + |y0|), with γ the `rounding_slack` of float64. Of several layers every sum counts: what is large in
+    between and cancels later has been rounded as well.
     """
-    absolute = replace(stage, layers=tuple(layer.entries(lambda a: a.double().abs()) for layer in stage.layers))
-    summed = absolute.apply({name: value.abs() for name, value in values.items()})
+    summed = absolute_stage(stage, torch.float64).affine({name: value.abs() for name, value in values.items()})
     # a convolution routine may return a rounding below zero where the sum is zero
-    return rounding_slack(torch.float64, stage.terms) * (summed.clamp(min=0.0) + y0.abs())
+    return gamma(stage) * (summed.clamp(min=0.0) + y0.abs())
+
+
+def lost_in_sums(stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Tensor | float:
+    """What rounding may take from ‖R A D‖ where layers that follow one another cancel: γ‖R |A_L|…|A_1| D‖, or 0.
+
+    r, live as for `StageNorms`; (1 or B,). The norm of a matrix is at most √(largest row sum · largest column sum).
+    """
+    if not sums_products(stage, source):
+        return 0.0
+    absolute, d = absolute_stage(stage, torch.float64), live.double()
+    rows = absolute.apply({source: d})
+    columns = d * absolute.adjoint(torch.ones_like(rows[:1]) if r is None else r)[source]
+    rows = rows if r is None else r * rows
+    return gamma(stage) * (rows.flatten(1).amax(1) * columns.flatten(1).amax(1)).clamp(min=0.0).sqrt()
+
+
+def sums_products(stage: Stage, source: str) -> bool:
+    """Whether entries of A_source are sums, in which products of entries of several layers may cancel."""
+    several = {source: False}  # layer -> whether a column of the map to it may hold several entries
+    for layer in stage.of(source).layers:
+        inputs = [name for name in layer.inputs if name in several]
+        adds = len(inputs) > 1 and isinstance(layer.op, Sum)
+        before = any(several[name] for name in inputs)
+        if adds or (before and not getattr(layer.op, "one_per_row", True)):
+            return True
+        several[layer.name] = before or len(inputs) > 1 or not getattr(layer.op, "one_per_column", True)
+    return False
+
+
+def gamma(stage: Stage) -> float:
+    """The `rounding_slack` of float64 for each of the layers that sum."""
+    summing = sum(isinstance(layer.op, LinearMap) and layer.op.terms > 1 for layer in stage.layers)
+    return rounding_slack(torch.float64, stage.terms) * max(1, summing)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,15 +12,17 @@ from torch import Tensor
 
 from .graph import Stage
 from .linear import Convolution, Shape, size
+from .rounding import lost_in_sums, sums_products
 from .spectral import DENSE_SIDE, Norms, Operator, dense_norms, lanczos_norms
 
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
 TINY_COST = 1_000_000  # multiplications
 LARGE_IMAGE = 2500  # pixels
+SINGLE = 1e15  # products of largest entries within this factor of 1 are far from the ends of float32
 
 
 class StageNorms:
-    """Computes the norms of one bound and adds up what they cost.
+    """Computes the norms of one bound, in `dtype` where that holds the entries, and adds up what they cost.
 
     Called with (stage, source, r, live) it returns (B,) float64: certified upper bounds of ‖R A D‖, or converged
     estimates for `certified=False`. The failure probability is shared out evenly over `count` norms.
@@ -50,13 +53,14 @@ class StageNorms:
         if not self.certified:
             return norms.estimate
         self.failure_spent += norms.failure_probability
-        return norms.upper
+        return norms.upper + lost_in_sums(stage, source, r, live)
 
     def _operator(self, stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Operator:
         """R A D as a batch of operators on flat vectors, in the working dtype."""
         in_shape, out_shape = stage.in_shapes[source], stage.out_shape
-        cast, d = stage.to(self.dtype), live.to(self.dtype)
-        R = None if r is None else r.to(self.dtype)
+        dtype = torch.float64 if sums_products(stage, source) else working_dtype([stage], self.dtype)
+        cast, d = stage.to(dtype), live.to(dtype)
+        R = None if r is None else r.to(dtype)
         batch = max(live.shape[0], 1 if r is None else r.shape[0])
         flat, shaped = _flat, _shaped
         if _pays_channels_last(stage, live.device):
@@ -73,9 +77,30 @@ class StageNorms:
             return flat(d * cast.adjoint(y if R is None else R * y)[source])
 
         return Operator(
-            batch, size(out_shape), size(in_shape), apply, adjoint, self.dtype, live.device, stage.terms,
+            batch, size(out_shape), size(in_shape), apply, adjoint, dtype, live.device, stage.terms,
             row_mask=None if R is None else flat(R), column_mask=flat(d),
         )  # fmt: skip
+
+
+def working_dtype(stages: Iterable[Stage], dtype: torch.dtype) -> torch.dtype:
+    """`dtype`, or float64 where the entries of a stage are beyond float32."""
+    fits = dtype is torch.float64 or all(1.0 / SINGLE <= s <= SINGLE for stage in stages for s in _scales(stage))
+    return dtype if fits else torch.float64
+
+
+def _scales(stage: Stage) -> list[float]:
+    """The products of the layers' largest entries, on the way through a stage."""
+    scales, largest = [1.0], [1.0]
+
+    def note(a: Tensor) -> Tensor:
+        largest.append(float(a.abs().amax()) or 1.0)
+        return a
+
+    for layer in stage.layers:
+        largest.clear()
+        layer.entries(note)
+        scales.append(scales[-1] * math.prod(largest))
+    return scales
 
 
 def _flat(x: Tensor) -> Tensor:
