@@ -12,6 +12,7 @@ import below or give --network; to put your own in, see networks/template.py.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,11 @@ def main() -> None:
     network, net, x0 = command_line.load_network(args)
     eps_min = network.eps_min if args.eps_min is None else args.eps_min
     eps_max = network.eps_max if args.eps_max is None else args.eps_max
-    if not 0 < eps_min <= eps_max or min(args.points, args.samples, args.joint_every) < 1:
-        raise ValueError(f"ε from {eps_min} to {eps_max} at {args.points} points with {args.samples} samples is empty")
+    if not 0 < eps_min <= eps_max < math.inf:
+        raise ValueError(f"--eps-min {eps_min} --eps-max {eps_max}: positive, finite numbers in this order are wanted")
+    for name in ("points", "samples", "joint_every"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: a positive number is wanted")
     eps = torch.logspace(np.log10(eps_min), np.log10(eps_max), args.points, dtype=torch.float64, device=x0.device)
     common = {"network": network.name, "weights": results.fingerprint(net, x0), "random_weights": args.random_weights}
     common |= {"seed": args.seed, "eps_min": eps_min, "eps_max": eps_max, "points": args.points}

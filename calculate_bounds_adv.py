@@ -42,6 +42,7 @@ CERTIFICATES = {
     "joint-paper": "certified: joint bound, the paper's rule",
     "joint": "certified: joint bound, pairwise",
 }
+JOINT_EFFORT = 20  # steps of the joint bound: more of them certify a few per cent more
 ATTACKS = {
     "fgsm": "found: FGSM",
     "ifgsm": "found: I-FGSM",
@@ -95,7 +96,7 @@ def certify(net: nn.Module, x0: Tensor, scale: Tensor | None, args: argparse.Nam
         options |= {"margins": "paper"}
     elif name.startswith("joint"):
         rule = "paper" if name == "joint-paper" else "pairwise"
-        options |= {"bound": joint_bound, "rtol": args.joint_rtol, "margins": rule}
+        options |= {"bound": joint_bound, "rtol": args.joint_rtol, "margins": rule, "effort": JOINT_EFFORT}
     start = time.perf_counter()
     result = certified_radius(net, x0, **options)
     radius = result.radius.cpu().numpy()
@@ -162,6 +163,8 @@ def contradictions(rows: dict[str, Row], names: list[str]) -> list[str]:
 
 def main() -> None:
     args = arguments()
+    if not 0 < args.joint_rtol < 1:
+        raise ValueError(f"--joint-rtol {args.joint_rtol}: a number between 0 and 1 is wanted")
     network, net, nominal = command_line.load_network(args)
     if args.plot and network.box is None:
         raise ValueError(f"--plot: the input of {network.name} is not an image")

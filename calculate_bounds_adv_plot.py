@@ -11,6 +11,8 @@ import matplotlib
 import numpy as np
 from torch import Tensor
 
+import results
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -26,7 +28,7 @@ def draw_all(
     for i, name in enumerate(names):
         path = network.data_dir / ("adversarial.png" if len(names) == 1 else f"adversarial_{i + 1}.png")
         figure = draw(network, x0[i].double().numpy(), name, label[i], rows, i)
-        figure.savefig(path, dpi=160)
+        results.save_figure(figure, path)
         plt.close(figure)
         paths.append(path)
     return paths

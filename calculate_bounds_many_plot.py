@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 
 import certified_rows
+import results
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -41,6 +42,6 @@ def draw(folder: Path, name: str, weights: str) -> list[Path]:
     axes.legend(fontsize=8)
     paths = [folder / f"certified.{suffix}" for suffix in ("png", "pdf")]
     for path in paths:
-        figure.savefig(path, dpi=160, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+        results.save_figure(figure, path)
     plt.close(figure)
     return paths

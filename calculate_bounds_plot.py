@@ -113,7 +113,7 @@ def main() -> None:
     figure = draw(curves, title, log, nominal_image(chosen) if args.inset else None)
     for suffix in ("png", "pdf"):
         path = chosen.data_dir / f"bounds.{suffix}"
-        figure.savefig(path, dpi=160, metadata={"CreationDate": None} if suffix == "pdf" else None)
+        results.save_figure(figure, path)
         print(f"wrote {path}")
     print(table(curves))
 

@@ -50,6 +50,13 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+def save_figure(figure: Any, path: Path) -> None:
+    """A matplotlib figure as .png or .pdf, whole or not at all; the same figure gives the same bits."""
+    kind = path.suffix[1:]
+    with replacing(path) as beside:
+        figure.savefig(beside, format=kind, dpi=160, metadata={"CreationDate": None} if kind == "pdf" else None)
+
+
 class Arrays(dict[str, np.ndarray]):
     """The arrays of a file; asked for one that is not there, it says which file it is that lacks it."""
 

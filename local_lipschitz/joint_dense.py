@@ -21,7 +21,7 @@ from .spectral import rounding_slack
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
 LIMIT = 3000  # groups
 COLUMNS = 4096  # of rows in float64 at a time
-ALONE = 24  # effort from which each output gets multipliers of its own
+ALONE = 200  # effort from which each output gets multipliers of its own: about a per cent, at twice the cost
 MEMORY = 2**27  # elements of all their rows
 WORK = 2e12  # multiplications spent on rows, or
 ROWS = 600  # times those of the network

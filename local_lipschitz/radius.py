@@ -27,7 +27,7 @@ from .propagation import SLACK
 from .rounding import affine_rounding
 
 EPS_MIN, EPS_MAX = 1e-15, 1e9  # the radii that are searched
-GROWTH = 8.0  # the largest step upwards: bounds can be much dearer where they are far from holding
+GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they are far from holding
 MAX_EVALUATIONS = 60
 REPEATS, SAFETY = 3, 4.0  # of the passes that measure rounding
 JUMP = 4.0  # d log h / d log ε that is taken for a jump

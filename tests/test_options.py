@@ -15,14 +15,16 @@ SWEEP = [
     (("--network", "nonsense"), "no network 'nonsense'; there are:"),
     (("--network", "../tiny"), "no network '../tiny'"),
     (("--network", "mnist_train"), "no network 'mnist_train'"),
-    (("--network", "tiny", "--eps-min", "2", "--eps-max", "1"), "is empty"),
-    (("--network", "tiny", "--eps-min", "-1"), "is empty"),
-    (("--network", "tiny", "--eps-min", "nan"), "is empty"),
-    (("--network", "tiny", "--eps-max", "nan"), "is empty"),
-    (("--network", "tiny", "--points", "0"), "is empty"),
+    (("--network", "tiny", "--eps-min", "2", "--eps-max", "1"), "positive, finite numbers in this order are wanted"),
+    (("--network", "tiny", "--eps-min", "-1"), "positive, finite numbers in this order are wanted"),
+    (("--network", "tiny", "--eps-min", "nan"), "positive, finite numbers in this order are wanted"),
+    (("--network", "tiny", "--eps-max", "nan"), "positive, finite numbers in this order are wanted"),
+    (("--network", "tiny", "--eps-max", "inf"), "positive, finite numbers in this order are wanted"),
+    (("--network", "tiny", "--joint-every", "0"), "--joint-every 0: a positive number is wanted"),
+    (("--network", "tiny", "--points", "0"), "--points 0: a positive number is wanted"),
     (("--network", "tiny", "--points", "100000000000000"), "not enough memory"),
     (("--network", "tiny", "--points", "many"), "argument --points: invalid int value: 'many'; --help lists"),
-    (("--network", "tiny", "--samples", "-5"), "-5 samples"),
+    (("--network", "tiny", "--samples", "-5"), "--samples -5: a positive number is wanted"),
     (("--network", "tiny", "--tolerance", "0"), "--tolerance 0.0: a positive number is wanted"),
     (("--network", "tiny", "--tolerance", "nan"), "--tolerance nan: a positive number is wanted"),
     (("--network", "tiny", "--seed", "-1"), "argument --seed: '-1': a whole number from 0 to 2^63 - 1 is wanted"),
@@ -68,6 +70,9 @@ def test_cuda_without_cuda(monkeypatch, tiny, capsys):
         ("calculate_bounds_many.py", ("--images", ".", "--batch", "0"), "positive numbers are wanted"),
         ("calculate_bounds_many.py", ("--images", ".", "--count", "-1"), "positive numbers are wanted"),
         ("calculate_bounds_many.py", ("--images", ".", "--tolerance", "inf"), "--tolerance inf"),
+        ("calculate_bounds_many.py", ("--images", ".", "--rtol", "5", "--overwrite"), "--rtol 5.0: a number between"),
+        ("calculate_bounds_many.py", ("--images", ".", "--radii", "0.1", "nan"), "--radii 0.1 nan: numbers from 0"),
+        ("calculate_bounds_adv.py", ("--joint-rtol", "2"), "--joint-rtol 2.0: a number between 0 and 1"),
     ],
 )
 def test_other_scripts(script, options, words, mnist, capsys):
@@ -87,6 +92,7 @@ def test_file_names_that_are_no_text(mnist, images, capsys):
     name = os.path.join(images, os.fsdecode(b"\xff\xfe.png"))
     os.rename(images / "8.png", name)
     run_here("calculate_bounds_adv.py", "--input", name, "--methods", "global")
+    run_here("calculate_bounds_many.py", "--images", images, "--bound", "global", "--count", "1")
     assert (mnist / "adversarial.npz").exists()
 
 
