@@ -202,7 +202,7 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float) -> Radius:
         active[up] = h[holds] < 1.0 - rtol
         active &= (hi > lo * (1.0 + rtol)) & (lo < EPS_MAX) & (hi > EPS_MIN) & (evaluations < MAX_EVALUATIONS)
         before, width = width, (hi / lo).log()
-        slow = torch.where(before.isfinite() & (width > 0.5 * before), slow + 1, 0)
+        slow = torch.where(before.isfinite() & (width > 0.51 * before), slow + 1, 0)
         eps = _next(lo, f_lo, hi, f_hi, slow, rtol)
     return Radius(lo, certificate.label, limiting, evaluations, failure)
 
