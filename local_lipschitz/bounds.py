@@ -15,6 +15,7 @@ from .functionals import falls
 from .graph import Graph
 from .inputs import check_eps, check_input, check_outputs
 from .layers import read
+from .precision import no_tf32
 from .propagation import SLACK, TINY, Propagated, propagate, stage_gain
 from .stage_norms import StageNorms
 
@@ -41,6 +42,7 @@ class Bound:
         return float(self.value)
 
 
+@no_tf32()
 def global_bound(
     net: nn.Module, x0: Tensor, *, outputs: Tensor | None = None, tolerance: float = 2e-3,
     failure_probability: float = 1e-9, certified: bool = True, seed: int = 0,
@@ -55,6 +57,7 @@ def global_bound(
     return finish(graph, propagate(graph, x0[:1], None, norms), norms, check_outputs(outputs, graph, x0.shape[0]))
 
 
+@no_tf32()
 def local_bound(
     net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, tolerance: float = 2e-3,
     failure_probability: float = 1e-9, certified: bool = True, seed: int = 0,

@@ -7,6 +7,7 @@ import torch
 from random_networks import random_network
 from torch import nn
 
+import local_lipschitz.bounds as bounds
 import local_lipschitz.spectral as spectral
 import local_lipschitz.stage_norms as stage_norms
 from local_lipschitz import UnsupportedLayerError, global_bound, local_bound
@@ -218,3 +219,19 @@ def test_steps_run_out_gracefully():
     norms = spectral.lanczos_norms(op, max_steps=12)
     assert norms.passes == 12
     assert float(norms.upper) >= float(torch.linalg.matrix_norm(M[0], 2))
+
+
+def test_no_tf32_inside_and_as_it_was_afterwards(monkeypatch):
+    """Convolutions on CUDA would keep ten bits of each factor; the slack is that of float32."""
+    seen = []
+    inner = bounds.propagate
+
+    def looking(*args):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return inner(*args)
+
+    monkeypatch.setattr(bounds, "propagate", looking)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    local_bound(NET, X0, 0.1)
+    global_bound(NET, X0)
+    assert seen == [(False, False)] * 2 and torch.backends.cudnn.allow_tf32
