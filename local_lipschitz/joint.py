@@ -18,9 +18,10 @@ from .joint_dense import DenseGroups, TooManyGroups
 from .joint_gains import Known, build_block, start
 from .joint_network import Block, Network, plans
 from .joint_passes import Infeasible, PassGroups, Random
+from .joint_rounding import Rounding
 from .layers import read
 from .propagation import EPS_MIN, TINY, Propagated, Source, propagate
-from .stage_norms import StageNorms
+from .stage_norms import SINGLE, StageNorms, working_dtype
 
 SLACK = 1e-9  # outward, on the value
 
@@ -112,23 +113,28 @@ class Job:
 
     def _run(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, Source], dense: bool) -> Result:
         blocks, last = plans(self.graph)
-        dtype = x0.dtype
+        vanishing = any(0.0 < float(source.gain) < 1.0 / SINGLE for source in product.values())
+        dtype = torch.float64 if vanishing else working_dtype(self.graph.stages, x0.dtype)
         network = Network(self.graph.in_shape, [], None, x0.new_zeros((), dtype=dtype))
         random = Random(self.failure_probability / (len(blocks) + 1), self.tolerance, self.seed)
         groups = (DenseGroups if dense else PassGroups)(network, self.graph.cost, max(2, self.effort // 10), random)
+        rounding = Rounding(self.graph.in_shape, network.like, self.seed)
         known, growth = start(x0), []
         for plan in blocks:
             off = product[plan.stage.nonlinear[0]].off[0]
             y0, reach = build_block(network, plan, known, off, eps, dtype, groups)
-            gain = min(float(product[plan.name].gain), groups.layer_gain(network))
-            known[plan.name] = Known(y0, reach, gain)
+            e = rounding.through(network.blocks[-1])
+            gain = min(float(product[plan.name].gain), groups.layer_gain(network) + e)
+            known[plan.name] = Known(y0, reach, gain, e)
             growth.append((plan.stage.name, gain))
         network.last = last.to(dtype)
         C = outputs.to(dtype) if len(outputs) else None
         value, before = groups.outputs(network, C, self.effort)
+        rounded = rounding.output(last, C)
         uncertain = {block.plan.stage.name: _counts(block) for block in network.blocks}
         passes = network.work / max(1, self.graph.cost)
-        return Result(value, before, growth, uncertain, network.groups, groups.status, random.spent, passes)
+        value, before, count = value + rounded, before + rounded, network.groups
+        return Result(value, before, growth, uncertain, count, groups.status, random.spent, passes)
 
 
 def _only(product: Propagated, b: int) -> dict[str, Source]:
@@ -154,7 +160,7 @@ def _collect(local: Bound, results: list[Result]) -> JointBound:
     joint = torch.stack([r.value for r in results]).to(local.value) * (1.0 + SLACK)
     before = torch.stack([r.before for r in results]).to(local.value)
     joint, before = (x if local.value.dim() == 2 else x[:, 0] for x in (joint, before))
-    value = torch.minimum(local.value, joint)
+    value = torch.fmin(local.value, joint)  # not NaN, which an overflow in float32 may give
     names = [name for name, _ in results[0].growth]
     growth = torch.tensor([[gain for _, gain in r.growth] for r in results], dtype=torch.float64).to(value)
     top = value.amax(1) if value.dim() == 2 else value
@@ -162,9 +168,9 @@ def _collect(local: Bound, results: list[Result]) -> JointBound:
     per_layer = [(name, along[:, i + 1] / along[:, i]) for i, name in enumerate([*names, local.per_layer[-1][0]])]
     failure = local.failure_probability + max(r.failure for r in results)
     passes = local.passes + sum(r.passes for r in results) / len(results)
-    fall = None if local.fall is None else torch.minimum(local.fall, joint)
+    fall = None if local.fall is None else torch.fmin(local.fall, joint)
     return JointBound(
         value, per_layer, failure, passes, fall,
-        before_refinement=torch.minimum(local.value, before), uncertain=[r.uncertain for r in results],
+        before_refinement=torch.fmin(local.value, before), uncertain=[r.uncertain for r in results],
         groups=[r.groups for r in results], status=[r.status for r in results],
     )  # fmt: skip

@@ -17,17 +17,22 @@ from .graph import INPUT, Stage
 from .joint_network import Block, Kinks, Level, Network, Plan, tournament
 from .linear import total
 from .propagation import LEAST, times
+from .spectral import rounding_slack
 
 SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
 
 
 @dataclass(frozen=True)
 class Known:
-    """A layer that later stages read. y0 (1, *shape) float64; |Δ_i| ≤ reach_i·‖x − x0‖; ‖Δ‖ ≤ gain·‖x − x0‖."""
+    """A layer that later stages read. y0 (1, *shape) float64; |Δ_i| ≤ reach_i·‖x − x0‖; ‖Δ‖ ≤ gain·‖x − x0‖.
+
+    error: how much of the gain may be rounding of the operator (joint_rounding.py).
+    """
 
     y0: Tensor
     reach: Tensor
     gain: float
+    error: float = 0.0
 
 
 class Groups(Protocol):
@@ -129,6 +134,7 @@ def build_block(
     block = Block(plan, plan.stage.to(dtype), levels)
     network.blocks.append(block)
     y0, reach = y0[0], reach[0]
+    lost = _lost(plan.stage, known, dtype)
 
     if plan.pool:
         x = Winners(y0.flatten(1), off.flatten(1), eps * reach.flatten(1), eps * reach.flatten(1))
@@ -143,12 +149,19 @@ def build_block(
             s_lo, s_hi = slopes(plan.activation, y0, eps * reach, off)
             alive = (s_lo != 0) | (s_hi != 0)
         for d, needed in zip(played, _needed(levels, played, alive.flatten(1)), strict=True):
-            _settle(network, block, RELU, d.y0, d.off, d.h / eps, needed, eps, dtype, groups)
+            _settle(network, block, RELU, d.y0, d.off, d.h / eps, needed, eps, lost, groups)
     if plan.activation is not None:
         everywhere = torch.ones_like(y0, dtype=torch.bool)
-        reach = _settle(network, block, plan.activation, y0, off, reach, everywhere, eps, dtype, groups)
+        reach = _settle(network, block, plan.activation, y0, off, reach, everywhere, eps, lost, groups)
         y0 = plan.activation.apply(y0)
     return y0[None], reach[None]
+
+
+def _lost(stage: Stage, known: dict[str, Known], dtype: torch.dtype) -> float:
+    """What rounding may take from a row of the stage, relative to its gain without cancellation."""
+    read = [known[name] for name in stage.sources]
+    inherited = max(layer.error / layer.gain if layer.gain > 0 else 0.0 for layer in read)
+    return rounding_slack(dtype, stage.terms) + inherited
 
 
 def _needed(levels: list[Level], played: list[Played], alive: Tensor) -> list[Tensor]:
@@ -167,20 +180,28 @@ def _needed(levels: list[Level], played: list[Played], alive: Tensor) -> list[Te
 
 def _settle(
     network: Network, block: Block, op: PiecewiseLinear, y0: Tensor, off: Tensor, g: Tensor, needed: Tensor,
-    eps: float, dtype: torch.dtype, groups: Groups,
+    eps: float, lost: float, groups: Groups,
 ) -> Tensor:  # fmt: skip
-    """Append the kinks of φ = op at y0 ± off (*shape) with gains g to `block`; the reach of φ."""
+    """Append the kinks of φ = op at y0 ± off (*shape) with gains g to `block`; the reach of φ.
+
+    A row may cancel in rounding, g does not: `lost`·g is what rounding may have taken from the gain by the row.
+    """
+    dtype = network.like.dtype
     s_lo, s_hi = slopes(op, y0, eps * g, off)
     candidate = (s_hi > s_lo) & needed
     at = candidate.flatten().nonzero()[:, 0]
     if len(at):
         nothing = torch.zeros(len(at), dtype=dtype, device=y0.device)
         block.kinks.append(Kinks(torch.zeros_like(y0, dtype=dtype), at, nothing))
-        smaller = groups.gains(network, len(at))
+        row = groups.gains(network, len(at))
         block.kinks.pop()
-        if smaller is not None:
-            g = g.flatten().index_copy(0, at, torch.minimum(g.flatten()[at], smaller * (1.0 + SLACK))).reshape(g.shape)
+        if row is not None:
+            cheap = g.flatten()[at]
+            smaller = torch.minimum(cheap, row * (1.0 + SLACK) + lost * cheap)
+            g = g.flatten().index_copy(0, at, smaller).reshape(g.shape)
             s_lo, s_hi = slopes(op, y0, eps * g, off)
+            # what does not move but for rounding: any slope, no kink
+            candidate = candidate.flatten().index_copy(0, at, row > 0).reshape(g.shape)
     uncertain = ((s_hi > s_lo) & candidate).flatten()
     index = uncertain.nonzero()[:, 0]
     s_lo, s_hi = (torch.where(needed, s, 0.0) for s in (s_lo, s_hi))  # what can never matter: any slope, no kink

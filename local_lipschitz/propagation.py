@@ -95,7 +95,7 @@ def propagate(graph: Graph, x0: Tensor, eps: Tensor | None, norms: StageNorms) -
             r = slopes[reader].steepest
             live = r > 0
             rounding = rounding * torch.where(live, op.steepest(y0), 0.0)
-            drift = _steepest_within(op, y0, off) * off
+            drift = _drift(op, y0, reach, off)
         gain, factor, error = stage_gain(stage, read_by, r, norms)
         error = error + norms_of(rounding)
         if stage.layers or r is not None:
@@ -135,10 +135,13 @@ def _drifted(stage: Stage, sources: dict[str, Source]) -> Tensor | float:
     return absolute_stage(stage, torch.float64).apply(drifts).clamp(min=0.0)
 
 
-def _steepest_within(op: PiecewiseLinear, y0: Tensor, off: Tensor) -> Tensor:
-    """r with |φ(y) − φ(y0)| ≤ r·off for |y − y0| ≤ off."""
+def _drift(op: PiecewiseLinear, y0: Tensor, reach: Tensor, off: Tensor) -> Tensor:
+    """|φ(y) − φ(y0)| for |y − y0| ≤ off, at most; 0 where y moves on the ball: φ is flat there if φ(y) does not."""
+    still = reach == 0
+    if not bool(still.any()):
+        return torch.zeros_like(off)
     lo, hi = op.secant_slopes(y0, off)
-    return torch.maximum(lo.abs(), hi.abs())
+    return torch.where(still, torch.maximum(lo.abs(), hi.abs()) * off, 0.0)
 
 
 def stage_gain(
