@@ -20,6 +20,7 @@ from .joint_network import Block, Network, plans
 from .joint_passes import Infeasible, PassGroups, Random
 from .joint_rounding import Rounding
 from .layers import read
+from .precision import no_tf32
 from .propagation import EPS_MIN, TINY, Propagated, Source, propagate
 from .stage_norms import SINGLE, StageNorms, working_dtype
 
@@ -42,6 +43,7 @@ class JointBound(Bound):
     status: list[str]
 
 
+@no_tf32()
 def joint_bound(
     net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, effort: int = 60,
     tolerance: float = 2e-3, failure_probability: float = 1e-9, seed: int = 0,
