@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .joint_multipliers import Point, log_norm, newton
 from .joint_network import Network
-from .joint_passes import Infeasible, Random, layer_gain
+from .joint_passes import BASIS, ROUNDS, SMALL_OUTPUT, Infeasible, Random, layer_gain
 from .spectral import rounding_slack
 
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
@@ -121,8 +121,11 @@ class DenseGroups:
         if len(self.mu) == 0:
             return before, before
         best, mu = before, self.mu
-        mu = function.improve(mu, effort, C is not None)
-        best = torch.minimum(best, function.bounds(mu, C is not None))
+        many = C is None and network.out_size > SMALL_OUTPUT
+        for _ in range(ROUNDS if many else 1):
+            part = function.top(mu, 2 * BASIS) if many else function
+            mu = part.improve(mu, max(1, effort // ROUNDS) if many else effort, C is not None)
+            best = torch.minimum(best, function.bounds(mu, C is not None))
         if C is not None and effort >= ALONE:
             alone = [function.row(k) for k in range(len(C))]
             own = [row.bounds(row.improve(mu, effort // 8, True, STAGES[2:]), True) for row in alone]
@@ -181,6 +184,11 @@ class Rows:
     def row(self, k: int) -> Rows:
         """One of the functions."""
         return Rows(self.groups, self.delta[k : k + 1], self.P[k : k + 1])
+
+    def top(self, mu: Tensor, count: int) -> Rows:
+        """The functions F·[N P] for the `count` directions F in which S(μ) is largest: the others hardly matter."""
+        F = torch.linalg.eigh(self.matrix(mu))[1][:, -count:].T
+        return Rows(self.groups, F.to(self.delta) @ self.delta, F @ self.P)
 
     def improve(self, mu: Tensor, steps: int, each: bool, stages=STAGES) -> Tensor:
         """Better multipliers for the mean of log S_ii (`each`), or else for the largest eigenvalue of S.

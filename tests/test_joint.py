@@ -260,3 +260,17 @@ def test_messages(change, message):
     net, x0 = random_network(2)
     with pytest.raises(ValueError, match=message):
         joint_bound(net, x0, **{"eps": 0.1, **change})
+
+
+def test_many_outputs_are_tuned_along_the_top_directions():
+    """More outputs than are tuned for at once: close to the optimum over all of them, never below the truth."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(10, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 60)).double().eval()
+    x0 = torch.randn(1, 10).double()
+    for eps in (0.1, 1.0):
+        some = joint_bound(net, x0, eps, effort=90)
+        assert some.status == ["dense"] and some.groups[0] > 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("local_lipschitz.joint_dense.SMALL_OUTPUT", 60)
+            everything = joint_bound(net, x0, eps, effort=90)
+        assert float(gradient_lower_bound(net, x0, eps)) <= float(some) <= 1.01 * float(everything)
