@@ -13,7 +13,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from .joint_multipliers import Point, log_norm, newton
+from .joint_multipliers import TINY, Point, log_norm, newton
 from .joint_network import Network
 from .joint_passes import BASIS, ROUNDS, SMALL_OUTPUT, Infeasible, Random, layer_gain
 from .spectral import rounding_slack
@@ -254,7 +254,7 @@ def _inverse(L: Tensor) -> Tensor:
 def _mixing(S: Tensor, p: float) -> list[tuple[int, int, float]]:
     """(i, j, factor) of the second derivative of log ‖S‖_p by which eigenvectors turn; negligible ones left out."""
     ratio = (S / S[-1].clamp(min=torch.finfo(S.dtype).tiny)).clamp(min=0.0)
-    total = float(ratio.pow(p).sum() * S[-1].square())
+    total = max(float(ratio.pow(p).sum() * S[-1].square()), TINY)
     result = []
     for i in range(len(S)):
         for j in range(i + 1):
