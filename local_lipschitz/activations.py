@@ -7,6 +7,7 @@ Avant & Morgansen 2023, Section III.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,13 +38,12 @@ class PiecewiseLinear:
     at_zero: float = 0.0
 
     def apply(self, y: Tensor) -> Tensor:
-        """φ(y)."""
+        """φ(y), the way from 0 to y taken piece by piece: where φ is flat, what y is rounded by does not count."""
         if self is RELU:
             return F.relu(y)
-        z = self.cast(self.slopes[0], y) * y + self.at_zero
-        for knot, left, right in zip(self.knots, self.slopes, self.slopes[1:], strict=False):
-            bend = self.cast(right, y) - self.cast(left, y)
-            z = z + bend * (F.relu(y - knot) - max(-knot, 0.0))
+        z = torch.full_like(y, self.at_zero)
+        for start, end, slope in zip((-math.inf, *self.knots), (*self.knots, math.inf), self.slopes, strict=True):
+            z = z + self.cast(slope, y) * (y.clamp(start, end) - min(max(start, 0.0), end))
         return z
 
     def difference(self, y0: Tensor, dy: Tensor) -> Tensor:

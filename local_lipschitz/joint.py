@@ -107,7 +107,7 @@ class Job:
         for dense in (True, False):
             try:
                 return self._run(x0, eps, outputs, product, dense)
-            except (TooManyGroups, Infeasible) as error:
+            except (TooManyGroups, Infeasible, torch.linalg.LinAlgError) as error:
                 why = error
         nothing = x0.new_full((max(1, len(outputs)),), torch.inf, dtype=torch.float64)
         growth = [(plan.stage.name, float(product[plan.name].gain)) for plan in plans(self.graph)[0]]

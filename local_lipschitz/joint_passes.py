@@ -39,17 +39,20 @@ def gram(network: Network | LastGroups, mu: Tensor, f: Tensor, v: Tensor) -> tup
 def respond(
     network: Network | LastGroups, mu: Tensor, F: Tensor, guess: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(S F, Y, E) for output directions F (p, m): Y = W⁻¹C F, E = PᵀF + TᵀY; None where W is seen not to be ≻ 0."""
+    """(S F, Y, E) for output directions F (p, m): Y = W⁻¹C F, E = PᵀF + TᵀY.
+
+    None where W is seen not to be ≻ 0, or where numbers are too large for the working dtype.
+    """
     p, G = F.shape[0], len(mu)
     if G == 0:
-        SF, _, _ = gram(network, mu, F, F.new_zeros(p, 0))
-        return SF, F.new_zeros(p, 0), F.new_zeros(p, 0)
-    _, C, _ = gram(network, mu, F, F.new_zeros(p, G))
-    Y = _conjugate_gradients(network, mu, C, guess)
+        Y: Tensor | None = F.new_zeros(p, 0)
+    else:
+        _, C, _ = gram(network, mu, F, F.new_zeros(p, G))
+        Y = _conjugate_gradients(network, mu, C, guess)
     if Y is None:
         return None
     SF, _, E = gram(network, mu, F, Y)
-    return SF, Y, E
+    return (SF, Y, E) if bool(torch.isfinite(SF).all()) else None
 
 
 def _conjugate_gradients(network: Network | LastGroups, mu: Tensor, C: Tensor, guess: Tensor | None) -> Tensor | None:
@@ -131,7 +134,7 @@ def improve(network: Network, mu: Tensor, F: Tensor, steps: int, p: float | None
         if not bool((torch.isfinite(mu) & (mu > 0)).all()):
             return None
         answer = respond(network, mu, F, warm.get("Y"))
-        if answer is None or not bool(torch.isfinite(answer[0]).all()):
+        if answer is None:
             return None
         SF, Y, E = answer
         S = (F @ SF.T).double()

@@ -18,18 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .activations import Nonlinear
 from .bounds import Bound, global_bound, local_bound
-from .graph import INPUT, Graph
 from .inputs import check_input
 from .layers import read
 from .propagation import SLACK
-from .rounding import affine_rounding
+from .rounding import output
 
 EPS_MIN, EPS_MAX = 1e-15, 1e9  # the radii that are searched
 GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they are far from holding
 MAX_EVALUATIONS = 60
-REPEATS, SAFETY = 3, 4.0  # of the passes that measure rounding
 JUMP = 4.0  # d log h / d log ε that is taken for a jump
 
 
@@ -75,37 +72,15 @@ def certified_radius(
     if not 0.0 < rtol < 1.0:
         raise ValueError(f"rtol is {rtol}; a number between 0 and 1 is wanted")
     graph = read(net, x0)
-    y, slack = logits(graph, x0)
+    y, off = output(graph, x0, torch.float64)
     label = check_label(label, y)
     others = other_classes(label, y.shape[1])  # (B, m − 1)
-    margin = y.gather(1, label[:, None]) - y.gather(1, others) - slack[:, None]
+    margin = y.gather(1, label[:, None]) - y.gather(1, others) - 2.0 * off[:, None]
     certificate = _Certificate(net, x0, bound, margins, label, others, margin, bound_options)
     held = margin.amin(1) > 0  # at ε = 0
     if bound is global_bound:
         return _closed_form(certificate, held)
     return _search(certificate, held, rtol)
-
-
-def logits(graph: Graph, x0: Tensor) -> tuple[Tensor, Tensor]:
-    """(y, slack): the outputs (B, m) at x0 in float64, and (B,) what rounding may have changed in y_i − y_j.
-
-    The nominal pass is repeated with every sum moved by as much as rounding may have moved it, up or down at random.
-    (Norms bound that too, but grow with the depth beyond all measure: rounding errors are not worst directions.)
-    """
-    generator = torch.Generator().manual_seed(0)
-    values = {INPUT: x0.double().repeat(1 + REPEATS, *(1,) * (x0.dim() - 1))}
-    for stage in graph.stages:
-        read_by = {name: values[name] for name in stage.sources}
-        y = stage.affine(read_by)
-        signs = 2.0 * torch.randint(2, y.shape, generator=generator).to(y) - 1.0
-        signs[: len(x0)] = 0.0
-        y = y + signs * affine_rounding(stage, read_by, y)
-        if stage.reader is not None:
-            op = stage.reader.op
-            assert isinstance(op, Nonlinear)
-            values[stage.reader.name] = op.apply(y)
-    passes = y.reshape(1 + REPEATS, len(x0), -1)
-    return passes[0], 2.0 * SAFETY * (passes - passes[0]).abs().amax((0, 2))
 
 
 def check_label(label: Tensor | None, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What float64 rounding may have changed in nominal values, and in the norms of layers that cancel each other.
+"""What rounding may have changed in nominal values, and in the norms of layers that cancel each other.
 
 Near a kink, tiny ε turn a changed nominal value into a changed slope.
 
@@ -14,9 +14,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .graph import Stage, Sum
+from .activations import Nonlinear
+from .graph import INPUT, Graph, Stage, Sum
 from .linear import LinearMap
 from .spectral import rounding_slack
+
+REPEATS, SAFETY = 3, 4.0  # of the passes that measure rounding
 
 
 def absolute_stage(stage: Stage, dtype: torch.dtype) -> Stage:
@@ -37,6 +40,29 @@ def affine_rounding(stage: Stage, values: Mapping[str, Tensor], y0: Tensor) -> T
     summed = absolute_stage(stage, torch.float64).affine({name: value.abs() for name, value in values.items()})
     # a convolution routine may return a rounding below zero where the sum is zero
     return gamma(stage) * (summed.clamp(min=0.0) + y0.abs())
+
+
+def output(graph: Graph, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(y, off): the outputs (B, m) at x in float64, and (B,) what rounding in `dtype` may change in any of them.
+
+    The nominal pass is repeated with every sum moved by as much as rounding may have moved it, up or down at random.
+    (Norms bound that too, but grow with the depth beyond all measure: rounding errors are not worst directions.)
+    """
+    generator = torch.Generator().manual_seed(0)
+    coarser = torch.finfo(dtype).eps / torch.finfo(torch.float64).eps
+    values = {INPUT: x.double().repeat(1 + REPEATS, *(1,) * (x.dim() - 1))}
+    for stage in graph.stages:
+        read_by = {name: values[name] for name in stage.sources}
+        y = stage.affine(read_by)
+        signs = 2.0 * torch.randint(2, y.shape, generator=generator).to(y) - 1.0
+        signs[: len(x)] = 0.0
+        y = y + signs * coarser * affine_rounding(stage, read_by, y)
+        if stage.reader is not None:
+            op = stage.reader.op
+            assert isinstance(op, Nonlinear)
+            values[stage.reader.name] = op.apply(y)
+    passes = y.reshape(1 + REPEATS, len(x), -1)
+    return passes[0], SAFETY * (passes - passes[0]).abs().amax((0, 2))
 
 
 def lost_in_sums(stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Tensor | float:

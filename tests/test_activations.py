@@ -37,6 +37,13 @@ def test_values(module, function):
     torch.testing.assert_close(phi.apply(y), function(y), rtol=1e-13, atol=1e-13)
 
 
+def test_values_beyond_a_clamp_are_exact():
+    """Where φ is flat, the rounding of a huge y must not reach φ(y): nothing would cover it there."""
+    y = torch.tensor([-1e15, -1e3, 1e3, 1e15]).double() / 3.0
+    for clamp in (nn.Hardtanh(-0.7, 0.3), nn.ReLU6(), nn.Hardtanh(0.1, 0.3)):
+        assert torch.equal(only_op(clamp).apply(y), clamp(y))
+
+
 class Applied(nn.Module):
     def __init__(self, function):
         super().__init__()

@@ -408,6 +408,20 @@ def test_the_random_state_is_left_as_it_was():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_outputs_that_are_mostly_rounding_are_not_taken_for_another_network():
+    """A batch norm takes away what the layer before it added: folded, the two lose less to rounding than one by one."""
+    net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    with torch.no_grad():
+        net[0].bias += 1e6
+        net[1].running_mean += 1e6
+    x0 = torch.randn(1, 5)
+    graph = read(net, x0)
+    assert (graph.forward(x0) - net(x0)).abs().max() > 2e-3 * net(x0).abs().max()
+    net[3].register_forward_hook(lambda module, args, output: 1e3 * output)
+    with pytest.raises(ValueError, match="does not compute what its layers say"):
+        read(net, x0)
+
+
 @pytest.mark.parametrize("hook", ["forward", "pre"])
 def test_hooks_that_change_values_are_found(hook):
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
