@@ -1,9 +1,7 @@
 """The largest singular value of a linear operator: an estimate from below and a certified bound from above.
 
 Power iteration and Lanczos approach ‖M‖ from below, so a converged estimate is no upper bound. Here the Lanczos
-process itself certifies one: from a random start, its polynomial is too large beyond λ_up to be missed, except with
-a probability that the caller chooses (van Dorsselaer, Hochstenbach & van der Vorst, SIAM J. Matrix Anal. Appl. 22(3),
-2000). Small operators are solved densely in float64, with no probability at all.
+process itself certifies one (ritz.py). Small operators are solved densely in float64, with no probability at all.
 """
 
 from __future__ import annotations
@@ -14,6 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from .ritz import Checks, Ritz
 
 MAX_STEPS = 400
 BLOCK = 32  # Krylov vectors are allocated so many at a time
@@ -102,20 +102,17 @@ def lanczos_norms(
     lanczos = Lanczos(operator, start, EVERY if operator.columns > LARGE else 1)
     steps = min(max_steps, max(1, int(live.max())))
     estimate, upper = torch.zeros(2, operator.batch, dtype=torch.float64)
-    done, next_check = torch.zeros(operator.batch, dtype=torch.bool), min(8, steps)
-    while not bool(done.all()):
-        while lanczos.steps < next_check:
+    checks = Checks(operator.batch, steps)
+    while not bool(checks.done.all()):
+        while lanczos.steps < checks.soonest:
             lanczos.step()
         if lanczos.lost_orthogonality():  # start again, against all vectors in every step
-            lanczos, next_check = Lanczos(operator, start, 1), min(8, steps)
+            lanczos, checks = Lanczos(operator, start, 1), Checks(operator.batch, steps)
             continue
-        next_check = min(steps, lanczos.steps + 4 + lanczos.steps // 40)
         ritz = Ritz.from_steps(*lanczos.coefficients(), live, failure_probability, torch.finfo(operator.dtype).eps)
-        # a matrix keeps the value it first converged to: the same alone as in any batch
-        fresh = ~done if lanczos.steps == steps else ~done & ritz.below(tolerance)
+        fresh = checks.passed(lanczos.steps, ritz.missing(tolerance))
         if bool(fresh.any()):
             estimate, upper = torch.where(fresh, ritz.lower(), estimate), torch.where(fresh, ritz.upper(), upper)
-        done |= fresh
     upper = upper * (1.0 + rounding_slack(operator.dtype, operator.terms))
     return Norms(estimate.to(operator.device), upper.to(operator.device), failure_probability, lanczos.steps)
 
@@ -184,64 +181,6 @@ class Lanczos:
 
     def _unit(self, v: Tensor, length: Tensor) -> Tensor:
         return v / length.clamp(min=self.tiny).to(v)[:, None]
-
-
-@dataclass(frozen=True)
-class Ritz:
-    """What k Lanczos steps tell of the largest eigenvalue λ_1 of MᵀM, for a batch of B matrices, on the CPU in float64.
-
-    With Ritz values θ_1 > … > θ_k and off-diagonal entries β_1 … β_k, p_k(λ) = Π(λ − θ_i)/Πβ_j satisfies
-    |γ_1| p_k(λ_1) ≤ 1 for the start vector's component γ_1 along the top eigenvector, and |γ_1| ≥ t = η√(π/2n) with
-    probability 1 − η. So λ_1 ≤ θ_1 + x as soon as log p_k(θ_1 + x) = Σ log(x + gap_i) − Σ log β_j ≥ −log t.
-
-    unit: (B,) the scale of M, taken out of the rest. top: (B,) θ_1. gaps: (B, k) θ_1 − θ_i. target: (B,)
-    Σ log β_j − log t.
-    exhausted: (B,) the basis spans the whole space, θ_1 = λ_1.
-    """
-
-    unit: Tensor
-    top: Tensor
-    gaps: Tensor
-    target: Tensor
-    exhausted: Tensor
-
-    @classmethod
-    def from_steps(cls, a: Tensor, b: Tensor, live: Tensor, eta: float, eps: float) -> Ritz:
-        """From a, b (B, k) with α_j = a_j², β_j = a_j b_j; live (B,) dimensions; eps of the products' dtype."""
-        unit = a.amax(1).clamp(min=torch.finfo(torch.float64).tiny)
-        a, b = a / unit[:, None], b / unit[:, None]
-        beta = a * b
-        T = torch.diag_embed(a**2) + torch.diag_embed(beta[:, :-1], 1) + torch.diag_embed(beta[:, :-1], -1)
-        theta = torch.linalg.eigvalsh(T)  # ascending
-        top = theta[:, -1].clamp(min=0.0)
-        # a β below the rounding of the products is noise: the Krylov space is exhausted, but not to more than this
-        log_beta = torch.log(beta.clamp(min=eps)).sum(1)
-        log_t = math.log(eta) + 0.5 * torch.log(math.pi / (2.0 * live.clamp(min=1).double()))
-        exhausted = (live <= a.shape[1]) | (top == 0.0)
-        return cls(unit, top, (top[:, None] - theta).clamp(min=0.0), log_beta - log_t, exhausted)
-
-    def certified(self, x: Tensor) -> Tensor:
-        """Whether λ_1 ≤ θ_1 + x is certain enough, (B,) bool."""
-        return self.exhausted | (torch.log(x[:, None] + self.gaps).sum(1) >= self.target)
-
-    def below(self, tolerance: float) -> Tensor:
-        """Whether √λ_1 ≤ √θ_1·(1 + tolerance) is certain enough, (B,) bool."""
-        return self.certified(self.top * ((1.0 + tolerance) ** 2 - 1.0))
-
-    def lower(self) -> Tensor:
-        """√θ_1, (B,)."""
-        return self.unit * self.top.sqrt()
-
-    def upper(self) -> Tensor:
-        """√(θ_1 + x) for the smallest certified x, by bisection in log x, (B,)."""
-        k = self.gaps.shape[1]
-        low = torch.full_like(self.target, math.log(1e-20))
-        high = (self.target / k).clamp(min=math.log(1e-19))  # certified, since every gap ≥ 0
-        for _ in range(40):
-            middle = 0.5 * (low + high)
-            enough = self.certified(middle.exp())
-            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-        return self.unit * (self.top + torch.where(self.exhausted, 0.0, high.exp())).sqrt()
 
 
 def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

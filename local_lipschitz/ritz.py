@@ -1,0 +1,110 @@
+"""What the coefficients of the Lanczos process tell: how large the largest singular value can be, and when to look.
+
+From a random start the polynomial of the process is too large beyond λ_up to be missed, except with a probability that
+the caller chooses (van Dorsselaer, Hochstenbach & van der Vorst, SIAM J. Matrix Anal. Appl. 22(3), 2000). All on the
+CPU, in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# steps before the first check; between checks a multiple of GRID, and at most FURTHEST
+FIRST, GRID, FURTHEST = 8, 2, 32
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """What k Lanczos steps tell of the largest eigenvalue λ_1 of MᵀM, for a batch of B matrices, on the CPU in float64.
+
+    With Ritz values θ_1 > … > θ_k and off-diagonal entries β_1 … β_k, p_k(λ) = Π(λ − θ_i)/Πβ_j satisfies
+    |γ_1| p_k(λ_1) ≤ 1 for the start vector's component γ_1 along the top eigenvector, and |γ_1| ≥ t = η√(π/2n) with
+    probability 1 − η. So λ_1 ≤ θ_1 + x as soon as log p_k(θ_1 + x) = Σ log(x + gap_i) − Σ log β_j ≥ −log t.
+
+    unit: (B,) the scale of M, taken out of the rest. top: (B,) θ_1. gaps: (B, k) θ_1 − θ_i. target: (B,)
+    Σ log β_j − log t.
+    exhausted: (B,) the basis spans the whole space, θ_1 = λ_1.
+    """
+
+    unit: Tensor
+    top: Tensor
+    gaps: Tensor
+    target: Tensor
+    exhausted: Tensor
+
+    @classmethod
+    def from_steps(cls, a: Tensor, b: Tensor, live: Tensor, eta: float, eps: float) -> Ritz:
+        """From a, b (B, k) with α_j = a_j², β_j = a_j b_j; live (B,) dimensions; eps of the products' dtype."""
+        unit = a.amax(1).clamp(min=torch.finfo(torch.float64).tiny)
+        a, b = a / unit[:, None], b / unit[:, None]
+        beta = a * b
+        T = torch.diag_embed(a**2) + torch.diag_embed(beta[:, :-1], -1)  # the lower triangle: that is all that is read
+        theta = torch.linalg.eigvalsh(T)  # ascending
+        top = theta[:, -1].clamp(min=0.0)
+        # a β below the rounding of the products is noise: the Krylov space is exhausted, but not to more than this
+        log_beta = torch.log(beta.clamp(min=eps)).sum(1)
+        log_t = math.log(eta) + 0.5 * torch.log(math.pi / (2.0 * live.clamp(min=1).double()))
+        exhausted = (live <= a.shape[1]) | (top == 0.0)
+        return cls(unit, top, (top[:, None] - theta).clamp(min=0.0), log_beta - log_t, exhausted)
+
+    def certified(self, x: Tensor) -> Tensor:
+        """Whether λ_1 ≤ θ_1 + x is certain enough, (B,) bool."""
+        return self.exhausted | (self._log_p(x) >= self.target)
+
+    def missing(self, tolerance: float) -> Tensor:
+        """What Σ log(x + gap_i) lacks for √λ_1 ≤ √θ_1·(1 + tolerance) to be certain enough, (B,); 0 if it is."""
+        missing = self.target - self._log_p(self.top * ((1.0 + tolerance) ** 2 - 1.0))
+        return torch.where(self.exhausted, 0.0, missing.clamp(min=0.0))
+
+    def _log_p(self, x: Tensor) -> Tensor:
+        return torch.log(x[:, None] + self.gaps).sum(1)
+
+    def lower(self) -> Tensor:
+        """√θ_1, (B,)."""
+        return self.unit * self.top.sqrt()
+
+    def upper(self) -> Tensor:
+        """√(θ_1 + x) for the smallest certified x, by bisection in log x, (B,)."""
+        k = self.gaps.shape[1]
+        low = torch.full_like(self.target, math.log(1e-20))
+        high = (self.target / k).clamp(min=math.log(1e-19))  # certified, since every gap ≥ 0
+        for _ in range(40):
+            middle = 0.5 * (low + high)
+            enough = self.certified(middle.exp())
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return self.unit * (self.top + torch.where(self.exhausted, 0.0, high.exp())).sqrt()
+
+
+class Checks:
+    """Which matrices of a batch are done, and at which step each is looked at next: a check costs as much as a step.
+
+    What a matrix lacks falls about evenly with the steps, so one foresees when nothing will be missing. Each matrix
+    goes by itself and keeps the value it is first done with: the same alone as in any batch.
+    """
+
+    def __init__(self, batch: int, last: int) -> None:
+        self.last, self.done = last, torch.zeros(batch, dtype=torch.bool)
+        self.due = torch.full((batch,), min(FIRST, last))
+        self.before, self.missing = torch.zeros(batch), torch.full((batch,), math.inf, dtype=torch.float64)
+
+    @property
+    def soonest(self) -> int:
+        """The step at which a matrix is due."""
+        return int(self.due[~self.done].min())
+
+    def passed(self, step: int, missing: Tensor) -> Tensor:
+        """The matrices (B,) that are done now; `missing` (B,): what they lack, 0 for nothing."""
+        due = ~self.done & (self.due == step)
+        fresh = due & ((missing <= 0.0) | (step == self.last))
+        self.done |= fresh
+        fall = (self.missing - missing) / (step - self.before)
+        ahead = torch.where(torch.isfinite(fall) & (fall > 0), 0.9 * missing / fall, FIRST)
+        ahead = (GRID * (ahead / GRID).floor()).clamp(GRID, FURTHEST)
+        self.due = torch.where(due, (step + ahead).clamp(max=self.last).long(), self.due)
+        self.before = torch.where(due, step, self.before)
+        self.missing = torch.where(due, missing, self.missing)
+        return fresh
