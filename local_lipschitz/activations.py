@@ -115,16 +115,23 @@ class PiecewiseLinear:
         return slopes.amin(0), slopes.amax(0)
 
     def _average_slope(self, y0: Tensor, way: Tensor, side: float) -> Tensor:
-        """Average of φ' between y0 and y0 + side·way, (B, ...); 0 ways are left to the caller."""
-        way = torch.where(way > 0, way, 1.0)
-        # the part of the way that lies before each knot, in walking order
+        """Average of φ' between y0 and y0 + side·way, (B, ...); 0 ways are left to the caller.
+
+        A piece that is crossed from knot to knot counts with its own length: the difference of two distances from y0
+        has no digit of it left where y0 is far away, and a slope of 0 would be too small.
+        """
+        way = torch.where(way > 0, way, 1.0).clamp(max=torch.finfo(way.dtype).max)
         knots, slopes = (self.knots, self.slopes) if side > 0 else (self.knots[::-1], self.slopes[::-1])
-        average, before = torch.zeros_like(y0), torch.zeros_like(y0)
-        for knot, slope in zip(knots, slopes, strict=False):
-            here = (side * (knot - y0) / way).clamp(0.0, 1.0)
-            average = average + self.cast(slope, y0) * (here - before)
-            before = here
-        return average + self.cast(slopes[-1], y0) * (1.0 - before)
+        distance = [side * (knot - y0) for knot in knots]
+        met = [torch.zeros_like(y0), *[d.clamp(min=0.0).minimum(way) for d in distance], way]
+        average = torch.zeros_like(y0)
+        for i, slope in enumerate(slopes):
+            length = met[i + 1] - met[i]
+            if 0 < i < len(knots):
+                crossed = (distance[i - 1] >= 0.0) & (distance[i] <= way)
+                length = torch.where(crossed, abs(knots[i] - knots[i - 1]), length)
+            average = average + self.cast(slope, y0) * (length / way)  # exact where one piece is the whole way
+        return average
 
     def _slope_beside(self, y0: Tensor, side: float) -> Tensor:
         """The slope of the piece that one enters when one leaves y0 to this side."""

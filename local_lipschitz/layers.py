@@ -137,23 +137,27 @@ def _check_output(net: nn.Module, written: Graph, graph: Graph, x0: Tensor) -> N
 
 
 def _check_sizes(graph: Graph) -> None:
-    """ValueError where squares of a stage's entries vanish or overflow: row norms would be 0 or inf."""
+    """ValueError where squares of a stage's entries or biases vanish or overflow: norms would be 0 or inf."""
     for stage in graph.stages:
-        ends = dict.fromkeys(stage.sources, (1.0, 1.0))  # of the products of entries on the way to a layer
+        ends = dict.fromkeys(stage.sources, (1.0, 1.0, 0.0))  # of products of entries, and of biases, up to a layer
         for layer in stage.layers:
+            before = [ends[name] for name in layer.inputs]
             smallest, largest = _ends(layer)
-            smallest *= min(ends[name][0] for name in layer.inputs)
-            largest *= max(ends[name][1] for name in layer.inputs)
-            if smallest < SMALLEST or largest > LARGEST:
+            offset = max(e[2] for e in before) * largest
+            if layer.bias is not None:
+                offset = max(offset, float(layer.bias.abs().amax()))
+            smallest, largest = smallest * min(e[0] for e in before), largest * max(e[1] for e in before)
+            top = max(largest, offset)
+            if smallest < SMALLEST or top > LARGEST:
                 raise ValueError(
                     f"the parameters of layer {layer.name!r} hold or lead to numbers of size {smallest:.0e} to "
-                    f"{largest:.0e}; {SMALLEST:.0e} to {LARGEST:.0e} is wanted: scale them by powers of two"
+                    f"{top:.0e}; {SMALLEST:.0e} to {LARGEST:.0e} is wanted: scale them by powers of two"
                 )
-            ends[layer.name] = smallest, largest
+            ends[layer.name] = smallest, largest, offset
 
 
 def _ends(layer: Layer) -> tuple[float, float]:
-    """The smallest and the largest size of the non-zero entries of a layer's linear map and bias, and of 1."""
+    """The smallest and the largest size of the non-zero entries of a layer's linear map, and of 1."""
     sizes = [torch.ones(1)]
 
     def note(a: Tensor) -> Tensor:
@@ -162,8 +166,6 @@ def _ends(layer: Layer) -> tuple[float, float]:
 
     layer.entries(note)
     smallest = min(float(torch.where(size > 0, size, 1.0).amin()) for size in sizes if size.numel())
-    if layer.bias is not None:
-        sizes.append(layer.bias.abs())
     return smallest, max(float(size.amax()) for size in sizes if size.numel())
 
 

@@ -96,15 +96,17 @@ class Checks:
         """The step at which a matrix is due."""
         return int(self.due[~self.done].min())
 
-    def passed(self, step: int, missing: Tensor) -> Tensor:
-        """The matrices (B,) that are done now; `missing` (B,): what they lack, 0 for nothing."""
-        due = ~self.done & (self.due == step)
-        fresh = due & ((missing <= 0.0) | (step == self.last))
-        self.done |= fresh
-        fall = (self.missing - missing) / (step - self.before)
+    def due_at(self, step: int) -> Tensor:
+        """The matrices (B,) bool that are to be looked at now."""
+        return ~self.done & (self.due == step)
+
+    def passed(self, due: Tensor, step: int, missing: Tensor) -> Tensor:
+        """Which of the matrices that are `due` are done now; `missing`: what each of them lacks, 0 for nothing."""
+        fresh = (missing <= 0.0) | (step == self.last)
+        self.done[due] = fresh
+        fall = (self.missing[due] - missing) / (step - self.before[due])
         ahead = torch.where(torch.isfinite(fall) & (fall > 0), 0.9 * missing / fall, FIRST)
         ahead = (GRID * (ahead / GRID).floor()).clamp(GRID, FURTHEST)
-        self.due = torch.where(due, (step + ahead).clamp(max=self.last).long(), self.due)
-        self.before = torch.where(due, step, self.before)
-        self.missing = torch.where(due, missing, self.missing)
+        self.due[due] = (step + ahead).clamp(max=self.last).long()
+        self.before[due], self.missing[due] = step, missing
         return fresh

@@ -27,7 +27,8 @@ class Operator:
 
     apply: (B, columns) -> (B, rows), adjoint: (B, rows) -> (B, columns). `row_mask`, `column_mask` (B or 1, ...)
     are 0 where a row or column of M_b is known to be zero, or None. `terms`: the largest number of products summed in
-    one element of a result, for the rounding slack.
+    one element of a result, for the rounding slack. `part` gives the operator of some of the matrices (indices), or is
+    None where all must be applied together.
     """
 
     batch: int
@@ -40,12 +41,15 @@ class Operator:
     terms: int
     row_mask: Tensor | None = None
     column_mask: Tensor | None = None
+    part: Callable[[Tensor], Operator] | None = None
 
     def transpose(self) -> Operator:
         """The batch of M_bᵀ."""
+        part = self.part
         return replace(
             self, rows=self.columns, columns=self.rows, apply=self.adjoint, adjoint=self.apply,
             row_mask=self.column_mask, column_mask=self.row_mask,
+            part=None if part is None else lambda kept: part(kept).transpose(),
         )  # fmt: skip
 
 
@@ -53,13 +57,14 @@ class Operator:
 class Norms:
     """Largest singular values of a batch: `estimate` ≤ truth (to rounding), `upper` ≥ truth, both (B,) float64.
 
-    `failure_probability` is that of one `upper`, 0.0 after a dense solve; `passes` counts applications of M and Mᵀ.
+    `failure_probability` is that of one `upper`, 0.0 after a dense solve; `passes` counts applications of M and Mᵀ to a
+    matrix, on average.
     """
 
     estimate: Tensor
     upper: Tensor
     failure_probability: float
-    passes: int
+    passes: float
 
 
 def rounding_slack(dtype: torch.dtype, terms: float) -> float:
@@ -99,22 +104,29 @@ def lanczos_norms(
     if operator.rows < operator.columns:
         operator = operator.transpose()
     live, start = _gaussian(operator, generator)
-    lanczos = Lanczos(operator, start, EVERY if operator.columns > LARGE else 1)
-    steps = min(max_steps, max(1, int(live.max())))
+    steps, everything = min(max_steps, max(1, int(live.max()))), torch.arange(operator.batch)
+    lanczos, checks, left = Lanczos(operator, start, _every(operator)), Checks(operator.batch, steps), everything
     estimate, upper = torch.zeros(2, operator.batch, dtype=torch.float64)
-    checks = Checks(operator.batch, steps)
     while not bool(checks.done.all()):
         while lanczos.steps < checks.soonest:
             lanczos.step()
         if lanczos.lost_orthogonality():  # start again, against all vectors in every step
-            lanczos, checks = Lanczos(operator, start, 1), Checks(operator.batch, steps)
+            lanczos, checks, left = Lanczos(operator, start, 1), Checks(operator.batch, steps), everything
             continue
-        ritz = Ritz.from_steps(*lanczos.coefficients(), live, failure_probability, torch.finfo(operator.dtype).eps)
-        fresh = checks.passed(lanczos.steps, ritz.missing(tolerance))
+        due = checks.due_at(lanczos.steps)
+        a, b = (x[due[left]] for x in lanczos.coefficients())
+        ritz = Ritz.from_steps(a, b, live[due], failure_probability, torch.finfo(operator.dtype).eps)
+        fresh = checks.passed(due, lanczos.steps, ritz.missing(tolerance))
         if bool(fresh.any()):
-            estimate, upper = torch.where(fresh, ritz.lower(), estimate), torch.where(fresh, ritz.upper(), upper)
+            now = everything[due][fresh]
+            estimate[now], upper[now] = ritz.lower()[fresh], ritz.upper()[fresh]
+        unfinished = ~checks.done[left]
+        if operator.part is not None and 0 < 2 * int(unfinished.sum()) <= len(left):
+            lanczos.keep(unfinished.nonzero()[:, 0])
+            left = left[unfinished]
     upper = upper * (1.0 + rounding_slack(operator.dtype, operator.terms))
-    return Norms(estimate.to(operator.device), upper.to(operator.device), failure_probability, lanczos.steps)
+    passes = lanczos.products / operator.batch
+    return Norms(estimate.to(operator.device), upper.to(operator.device), failure_probability, passes)
 
 
 class Lanczos:
@@ -127,7 +139,7 @@ class Lanczos:
 
     def __init__(self, operator: Operator, start: Tensor, every: int) -> None:
         self.operator, self.every, self.tiny = operator, every, torch.finfo(start.dtype).tiny
-        self.steps = 0
+        self.steps = self.products = 0
         self.a: list[Tensor] = []  # α_k = a_k², β_k = a_k b_k: kept as factors, so that nothing overflows in float32
         self.b: list[Tensor] = []
         self.basis: list[Tensor] = []  # blocks (B, BLOCK, n)
@@ -141,6 +153,7 @@ class Lanczos:
             self.basis.append(v.new_empty(v.shape[0], BLOCK, v.shape[1]))
         self._vector(self.steps)[:] = v
         self.steps += 1
+        self.products += v.shape[0]
         u = self.operator.apply(v)
         a = _norm(u)
         w = torch.addcmul(self.operator.adjoint(self._unit(u, a)), v, a.to(v)[:, None], value=-1)
@@ -152,6 +165,13 @@ class Lanczos:
         self.a.append(a)
         self.b.append(b)
         self.v = self._unit(w, b)
+
+    def keep(self, kept: Tensor) -> None:
+        """Go on with the matrices `kept` alone (indices)."""
+        assert self.operator.part is not None
+        self.operator, kept = self.operator.part(kept), kept.to(self.v.device)
+        self.v, self.basis = self.v[kept], [block[kept] for block in self.basis]
+        self.a, self.b = [a[kept] for a in self.a], [b[kept] for b in self.b]
 
     def coefficients(self) -> tuple[Tensor, Tensor]:
         """(a, b), each (B, steps), on the CPU."""
@@ -181,6 +201,10 @@ class Lanczos:
 
     def _unit(self, v: Tensor, length: Tensor) -> Tensor:
         return v / length.clamp(min=self.tiny).to(v)[:, None]
+
+
+def _every(operator: Operator) -> int:
+    return EVERY if operator.columns > LARGE else 1
 
 
 def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

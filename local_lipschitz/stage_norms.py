@@ -17,7 +17,6 @@ from .spectral import DENSE_SIDE, Norms, Operator, dense_norms, lanczos_norms
 
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
 TINY_COST = 1_000_000  # multiplications
-LARGE_IMAGE = 2500  # pixels
 SINGLE = 1e15  # products of largest entries within this factor of 1 are far from the ends of float32
 
 
@@ -59,27 +58,38 @@ class StageNorms:
         """R A D as a batch of operators on flat vectors, in the working dtype."""
         in_shape, out_shape = stage.in_shapes[source], stage.out_shape
         dtype = torch.float64 if sums_products(stage, source) else working_dtype([stage], self.dtype)
-        cast, d = stage.to(dtype), live.to(dtype)
-        R = None if r is None else r.to(dtype)
-        batch = max(live.shape[0], 1 if r is None else r.shape[0])
+        cast, d, R = stage.to(dtype), live.to(dtype), None if r is None else r.to(dtype)
         flat, shaped = _flat, _shaped
-        if _pays_channels_last(stage, live.device):
+        if _pays_channels_last(stage, _batch(r, live), d):
             flat, shaped, last = _flat_channels_last, _shaped_channels_last, {"memory_format": torch.channels_last}
             cast = cast.entries(lambda w: w.contiguous(**last))
             d, R = d.contiguous(**last), None if R is None else R.contiguous(**last)
 
-        def apply(v: Tensor) -> Tensor:  # v comes from `adjoint` or the masked start: it is zero where d is
-            y = cast.apply({source: shaped(v, in_shape)})
-            return flat(y if R is None else R * y)
+        def scaled(R: Tensor | None, d: Tensor) -> Operator:
+            def apply(v: Tensor) -> Tensor:  # v comes from `adjoint` or the masked start: it is zero where d is
+                y = cast.apply({source: shaped(v, in_shape)})
+                return flat(y if R is None else R * y)
 
-        def adjoint(u: Tensor) -> Tensor:
-            y = shaped(u, out_shape)
-            return flat(d * cast.adjoint(y if R is None else R * y)[source])
+            def adjoint(u: Tensor) -> Tensor:
+                y = shaped(u, out_shape)
+                return flat(d * cast.adjoint(y if R is None else R * y)[source])
 
-        return Operator(
-            batch, size(out_shape), size(in_shape), apply, adjoint, dtype, live.device, stage.terms,
-            row_mask=None if R is None else flat(R), column_mask=flat(d),
-        )  # fmt: skip
+            return Operator(
+                _batch(R, d), size(out_shape), size(in_shape), apply, adjoint, dtype, d.device, stage.terms,
+                row_mask=None if R is None else flat(R), column_mask=flat(d),
+                part=lambda kept: scaled(None if R is None else _some(R, kept), _some(d, kept)),
+            )  # fmt: skip
+
+        return scaled(R, d)
+
+
+def _batch(r: Tensor | None, live: Tensor) -> int:
+    return max(live.shape[0], 1 if r is None else r.shape[0])
+
+
+def _some(x: Tensor, kept: Tensor) -> Tensor:
+    """x (1 or B, …) for some of a batch of B."""
+    return x if x.shape[0] == 1 else x[kept.to(x.device)]
 
 
 def working_dtype(stages: Iterable[Stage], dtype: torch.dtype) -> torch.dtype:
@@ -121,16 +131,21 @@ def _shaped_channels_last(v: Tensor, shape: Shape) -> Tensor:
     return v.reshape(-1, H, W, C).permute(0, 3, 1, 2)
 
 
-def _pays_channels_last(stage: Stage, device: torch.device) -> bool:
-    """2-D convolutions of large images run up to twice as fast on the CPU with the channels side by side."""
+def _pays_channels_last(stage: Stage, batch: int, like: Tensor) -> bool:
+    """On the CPU oneDNN's 2-D convolutions run up to twice as fast with the channels side by side."""
     convolutions = all(isinstance(layer.op, Convolution) and len(layer.shape) == 3 for layer in stage.layers)
-    return convolutions and device.type == "cpu" and size(stage.out_shape[1:]) >= LARGE_IMAGE
+    return convolutions and _uses_onednn(batch * stage.cost, like.device) and like.dtype is torch.float32
+
+
+def _uses_onednn(cost: int, device: torch.device) -> bool:
+    """On the CPU, oneDNN takes longer to set up a tiny convolution than torch's own kernel takes to compute it."""
+    return device.type == "cpu" and cost > TINY_COST
 
 
 @contextmanager
 def _kernels_for(cost: int, device: torch.device) -> Iterator[None]:
-    """On the CPU, oneDNN takes longer to set up a tiny convolution than torch's own kernel takes to compute it."""
-    if device.type != "cpu" or cost > TINY_COST:
+    """Without oneDNN on the CPU where that does not pay."""
+    if device.type != "cpu" or _uses_onednn(cost, device):
         yield
         return
     with warnings.catch_warnings():
@@ -146,7 +161,7 @@ def _kernels_for(cost: int, device: torch.device) -> Iterator[None]:
 def _dense(stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Norms:
     """Dense norms in float64, a part of the batch at a time."""
     A = stage.matrix(source, live.new_zeros((), dtype=torch.float64))
-    batch = max(live.shape[0], 1 if r is None else r.shape[0])
+    batch = _batch(r, live)
     columns = live.double().flatten(1).expand(batch, -1)
     rows = columns.new_ones(batch, A.shape[0]) if r is None else r.flatten(1).expand(batch, -1)
     part = max(1, DENSE_ELEMENTS // A.numel())

@@ -139,7 +139,7 @@ def compare(
             if not within(step, eps):
                 outcome.violations.append(f"the search left the ball of radius {eps}")
             elif exceeds(case.net64, x0[0], step, upper):
-                outcome.violations.append(f"{name}_bound {upper!r} at ε = {eps!r} is exceeded, {lower / upper - 1:.2g}")
+                outcome.violations.append(f"{name}_bound {upper!r} at ε = {eps!r} is exceeded by {lower - upper:.2g}")
 
 
 def plain_quotients(net: nn.Module, x0: Tensor, delta: Tensor) -> Tensor:

@@ -44,6 +44,20 @@ def test_values_beyond_a_clamp_are_exact():
         assert torch.equal(only_op(clamp).apply(y), clamp(y))
 
 
+@pytest.mark.parametrize("clamp", [nn.Hardtanh(-0.7, 0.3), nn.ReLU6()])
+@pytest.mark.parametrize("far", [1e3, 1e12, 1e17, 1e60])
+def test_a_clamp_that_is_crossed_from_far_away_has_a_slope(clamp, far):
+    """From beyond one end to beyond the other: (hi − lo)/way, though neither knot can be told from y0."""
+    y0, h = torch.tensor([-far, far], dtype=torch.float64), torch.tensor([3.0 * far] * 2, dtype=torch.float64)
+    low, high = only_op(clamp).secant_slopes(y0, h)
+    lo, hi = clamp(torch.tensor([-10.0, 10.0], dtype=torch.float64)).tolist()
+    steepest = (hi - lo) / torch.tensor([far + hi, far - lo], dtype=torch.float64)
+    torch.testing.assert_close(high, steepest, rtol=1e-9, atol=0.0)
+    assert (low == 0).all()
+    change = only_op(clamp).difference(y0, -2.0 * y0)
+    torch.testing.assert_close(change, clamp(-y0) - clamp(y0), rtol=1e-12, atol=0.0)
+
+
 class Applied(nn.Module):
     def __init__(self, function):
         super().__init__()
