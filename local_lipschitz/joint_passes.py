@@ -270,7 +270,12 @@ class PassGroups:
 
     def layer_gain(self, network: Network) -> float:
         if len(self.mu):
-            self._repaired(lambda: top(network, self.mu, directions(2, network, self.random), rounds=1))
+            start = directions(BASIS, network, self.random)
+            best = self._repaired(lambda: top(network, self.mu, start))
+            mu = improve(network, self.mu, best.F, self.steps, P_NORM)
+            better = top(network, mu, best.F)
+            if better is not None and bool(better.gamma < best.gamma):
+                self.mu = mu
         return layer_gain(network, self.mu, self.random)
 
     def outputs(self, network: Network, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:
