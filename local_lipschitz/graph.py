@@ -204,7 +204,7 @@ class Stage:
         for layer in self.of(source).layers:
             inputs = [i for i in layer.inputs if i in q]
             A, branches = layer.op if isinstance(layer.op, LinearMap) else None, len(inputs)
-            square = layer.entries(lambda a: a.to(d.dtype).square())
+            square = layer.entries(lambda a: _squares(a, d.dtype))
             exact = all(h[i] is q[i] for i in inputs)  # so far no column holds two entries
             if A is not None and not A.one_per_row:
                 rows = square.apply([h[inputs[0]]])
@@ -227,6 +227,12 @@ class Stage:
                 h[layer.name] = rows if exact else square.apply([h.get(i) for i in layer.inputs])
         # a convolution routine may return a rounding below zero where the sum is zero
         return _root(q[self.target])
+
+
+def _squares(a: Tensor, dtype: torch.dtype) -> Tensor:
+    """a² in another dtype, with one copy of large weights and not two."""
+    copy = a.to(dtype)
+    return copy.square() if copy is a else copy.square_()
 
 
 def _root(squares: Tensor) -> Tensor:

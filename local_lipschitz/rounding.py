@@ -25,7 +25,7 @@ REPEATS, SAFETY = 3, 4.0  # of the passes that measure rounding
 def absolute_stage(stage: Stage, dtype: torch.dtype) -> Stage:
     """The stage with the sizes of all entries and biases of its layers: |A_L|(… |A_1| x + |b_1| …) + |b_L|."""
     layers = [
-        replace(layer.entries(lambda a: a.to(dtype).abs()), bias=None if layer.bias is None else layer.bias.abs())
+        replace(layer.entries(lambda a: a.abs().to(dtype)), bias=None if layer.bias is None else layer.bias.abs())
         for layer in stage.layers
     ]
     return replace(stage, layers=tuple(layers))
