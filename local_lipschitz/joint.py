@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from .bounds import Bound, finish
 from .graph import Graph
 from .inputs import check_eps, check_input, check_outputs
+from .joint_certificate import Random
 from .joint_dense import DenseGroups, TooManyGroups
 from .joint_gains import Known, build_block, start
 from .joint_network import Block, Network, plans
-from .joint_passes import Infeasible, PassGroups, Random
+from .joint_passes import Infeasible, PassGroups
 from .joint_rounding import Rounding
 from .layers import read
 from .precision import no_tf32

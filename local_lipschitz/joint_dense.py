@@ -13,9 +13,10 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from .joint_certificate import Random
 from .joint_multipliers import TINY, Point, log_norm, newton
 from .joint_network import Network
-from .joint_passes import BASIS, ROUNDS, SMALL_OUTPUT, Infeasible, Random, layer_gain
+from .joint_passes import BASIS, ROUNDS, SMALL_OUTPUT, Infeasible, layer_gain
 from .spectral import rounding_slack
 
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass

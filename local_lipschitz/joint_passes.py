@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .joint_certificate import Random, certify
 from .joint_multipliers import descend, log_norm
 from .joint_network import LastGroups, Network
-from .spectral import Operator, lanczos_norms
 
 CG_STEPS = 40
 CG_TOLERANCE = 0.02  # of the residual; the gradient needs no more, and no bound rests on it
@@ -23,7 +23,6 @@ BASIS = 6  # output directions that the multipliers are tuned for, where the out
 SMALL_OUTPUT = 16  # all output directions at once
 ROUNDS = 3  # changes of these directions
 P_NORM = 16.0
-ATTEMPTS = 4  # at a certificate, with a larger γ each time
 REPAIRS = (1.05, 1.2, 1.5, 2.0, 4.0, 16.0)
 ROUGH = 2e-2  # tolerance of the gains on the way
 FINE = 5e-4  # of the last certificate: what it exceeds 1 by counts once for each layer
@@ -154,67 +153,8 @@ def improve(network: Network, mu: Tensor, F: Tensor, steps: int, p: float | None
     return descend(evaluate, mu.double().log(), steps).exp().to(dtype)
 
 
-@dataclass
-class Random:
-    """Our own random vectors: where they come from, the failure probability of each certificate, and their sum."""
-
-    share: float
-    tolerance: float
-    seed: int
-    spent: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.generator = torch.Generator().manual_seed(self.seed)
-
-    def normal(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        return torch.randn(rows, columns, generator=self.generator).to(like)
-
-
 class Infeasible(Exception):
     """No feasible multipliers were found."""
-
-
-def certify(
-    network: Network, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random, tolerance: float
-) -> Tensor:
-    """γ' ≥ γ (K,) for which ‖Δf‖² ≤ γ'‖δ‖² (or, for outputs (K, m), |outputs_k · Δf|² ≤ γ'_k‖δ‖²).
-
-    With certified s ≥ ‖H(γ, μ)‖²: for s ≤ 1 that is γ' = γ. For s > 1 the multipliers μ s^k of kink layer k and
-    γ' = γ s^(depth + 1) have s = 1, because T is triangular (docs/joint_bound.md, section 4). That power is dear in
-    deep networks, and mostly it was γ that was estimated too low: so γ is raised and tried again.
-    """
-    best = torch.full_like(gamma, torch.inf)
-    for attempt in range(1, ATTEMPTS + 1):
-        operator = scaled_operator(network, mu, gamma, outputs)
-        norms = lanczos_norms(operator, tolerance, random.share / ATTEMPTS, random.generator)
-        random.spent += norms.failure_probability
-        s = norms.upper.square()
-        if network.depth == 0:
-            return gamma * s
-        best = torch.minimum(best, gamma * s.clamp(min=1.0) ** (network.depth + 1))
-        if bool((s <= 1.0).all()) or not bool(torch.isfinite(s).all()):
-            break
-        gamma = torch.where(s > 1.0, gamma * (s * (1.0 + 2.0 * tolerance)) ** attempt, gamma)
-    return best
-
-
-def scaled_operator(network: Network, mu: Tensor, gamma: Tensor, outputs: Tensor | None) -> Operator:
-    """H(γ, μ) of the whole output, or a batch of K with γ (K,) of each of the `outputs` (K, m)."""
-    n, G = math.prod(network.in_shape), len(mu)
-    scale, root = mu.sqrt(), gamma.to(mu.dtype).clamp(min=torch.finfo(mu.dtype).tiny).sqrt()[:, None]
-
-    def apply(x: Tensor) -> Tensor:
-        f, v = network.forward(x[:, :n], scale * x[:, n:])
-        f = f if outputs is None else (f * outputs).sum(1, keepdim=True)
-        return torch.cat([f / root, v / scale], 1)
-
-    def adjoint(y: Tensor) -> Tensor:
-        f, v = y[:, : y.shape[1] - G] / root, y[:, y.shape[1] - G :] / scale
-        delta, w = network.adjoint(f if outputs is None else f * outputs, v)
-        return torch.cat([delta, scale * w], 1)
-
-    m = network.out_size if outputs is None else 1
-    return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, network.terms)
 
 
 def directions(count: int, network: Network | LastGroups, random: Random) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import local_lipschitz.joint_dense as joint_dense
 from local_lipschitz import joint_bound
 from local_lipschitz.activations import RELU, MaxPool
+from local_lipschitz.joint_certificate import Random, certify
 from local_lipschitz.joint_dense import DenseGroups, rows
 from local_lipschitz.joint_gains import Known, build_block, start
 from local_lipschitz.joint_network import LastGroups, Network, plans, tournament
-from local_lipschitz.joint_passes import Random, certify
 from local_lipschitz.layers import read
 from local_lipschitz.lower import ball_samples
 from local_lipschitz.propagation import propagate
