@@ -248,6 +248,17 @@ def test_certificate_repairs_what_exceeds_one(seed):
         assert float(torch.linalg.matrix_norm(R[:, None] * K * torch.cat([K.new_ones(n), mu]).sqrt(), 2)) <= 1 + 1e-9
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_gamma_estimated_too_low_costs_little(seed):
+    """γ is raised until ‖H‖ ≤ 1 is certified, instead of paying s to the power of the depth."""
+    net, x0 = random_network(seed)
+    network, groups = linearised(net, x0, 0.3)
+    mu = 1.5 * groups.mu  # feasible with room, as the start of every layer is
+    best = float(joint_dense.Rows(groups, *rows(network, torch.eye(network.out_size).double())).bounds(mu, False)) ** 2
+    found = float(certify(network, mu, torch.tensor([0.4 * best]).double(), None, Random(1e-9, 2e-2, 0), 2e-2))
+    assert best * (1 - 1e-9) <= found <= 1.5 * best
+
+
 def layers(network: Network) -> list:
     return [kinks for block in network.blocks for kinks in block.kinks if len(kinks.index)]
 
