@@ -57,7 +57,7 @@ def read_curves(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]],
 
 def draw(curves: dict, title: str, log: bool, image: np.ndarray | None) -> plt.Figure:
     """Bounds against ε, logarithmic in ε."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
     for name, (eps, value) in curves.items():
         axes.plot(eps, value, markersize=4, linewidth=1.5, **STYLES[name])
     axes.set_xscale("log")
@@ -68,7 +68,7 @@ def draw(curves: dict, title: str, log: bool, image: np.ndarray | None) -> plt.F
     axes.set_ylabel("Lipschitz constant, anchored at the nominal input")
     axes.set_title(title)
     axes.grid(True, which="major", alpha=0.3)
-    axes.legend(fontsize=8, framealpha=0.9)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     if image is not None:
         inset = axes.inset_axes((0.02, 0.68, 0.2, 0.3))
         inset.imshow(image, cmap="gray" if image.ndim == 2 else None)
