@@ -209,7 +209,7 @@ class Stage:
             if A is not None and not A.one_per_row:
                 rows = square.apply([h[inputs[0]]])
                 if not exact:
-                    absolute = layer.entries(lambda a: a.to(d.dtype).abs())
+                    absolute = layer.entries(lambda a: a.abs().to(d.dtype))
                     rows = torch.minimum(rows, absolute.apply([_root(q[inputs[0]])]).square())
             elif branches > 1 and isinstance(layer.op, Sum):
                 rows = layer.apply([_root(q[i]) for i in inputs]).square()

@@ -47,7 +47,7 @@ def certify(
         s = norms.upper.square()
         if network.depth == 0:
             return gamma * s
-        best = torch.minimum(best, gamma * s.clamp(min=1.0) ** (network.depth + 1))
+        best = torch.fmin(best, gamma * s.clamp(min=1.0) ** (network.depth + 1))  # not NaN after an overflow
         if bool((s <= 1.0).all()) or not bool(torch.isfinite(s).all()):
             break
         gamma = torch.where(s > 1.0, gamma * (s * (1.0 + 2.0 * tolerance)) ** attempt, gamma)

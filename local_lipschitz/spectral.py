@@ -105,7 +105,8 @@ def lanczos_norms(
         operator = operator.transpose()
     live, start = _gaussian(operator, generator)
     steps, everything = min(max_steps, max(1, int(live.max()))), torch.arange(operator.batch)
-    lanczos, checks, left = Lanczos(operator, start, _every(operator)), Checks(operator.batch, steps), everything
+    lanczos = Lanczos(operator, start, EVERY if operator.columns > LARGE else 1)
+    checks, left = Checks(operator.batch, steps), everything
     estimate, upper = torch.zeros(2, operator.batch, dtype=torch.float64)
     while not bool(checks.done.all()):
         while lanczos.steps < checks.soonest:
@@ -201,10 +202,6 @@ class Lanczos:
 
     def _unit(self, v: Tensor, length: Tensor) -> Tensor:
         return v / length.clamp(min=self.tiny).to(v)[:, None]
-
-
-def _every(operator: Operator) -> int:
-    return EVERY if operator.columns > LARGE else 1
 
 
 def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
