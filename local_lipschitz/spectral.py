@@ -17,7 +17,8 @@ from .ritz import Checks, Ritz
 
 MAX_STEPS = 400
 BLOCK = 32  # Krylov vectors are allocated so many at a time
-LARGE, EVERY = 2_000, 8  # longer vectors are made orthogonal to all earlier ones in two steps out of eight
+LARGE, EVERY = 2_000, 16  # longer vectors are made orthogonal to all earlier ones in two steps out of so many
+PIECE = 64  # of a vector, whose length is taken in the vector's dtype
 DENSE_SIDE = 256  # a dense eigenvalue problem of this size costs a few milliseconds
 
 
@@ -220,5 +221,7 @@ def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Te
 
 
 def _norm(v: Tensor) -> Tensor:
-    """Euclidean norms (B,) in float64."""
+    """Euclidean norms (B,) in float64; of long vectors from the norms of short pieces, several times faster."""
+    if v.shape[1] > LARGE and v.shape[1] % PIECE == 0:
+        v = torch.linalg.vector_norm(v.reshape(len(v), -1, PIECE), dim=2)
     return torch.linalg.vector_norm(v, dim=1, dtype=torch.float64)
