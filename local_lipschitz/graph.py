@@ -6,16 +6,16 @@ network's input) to the input of the next nonlinear layer, or to the network's o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .activations import Nonlinear
-from .linear import LinearMap, Reshape, Shape, size
+from .linear import Change, LinearMap, Reshape, Shape, size
 
 INPUT = "input"
 
@@ -53,13 +53,16 @@ class Layer:
     def is_linear(self) -> bool:
         return isinstance(self.op, LinearMap | Sum | Concat)
 
-    def apply(self, xs: Sequence[Tensor | None]) -> Any:
-        """The linear part, without bias. An input that is None is zero, and so (None) is what depends on no other."""
+    def apply(self, xs: Sequence[Tensor | None], change: Change | None = None) -> Any:
+        """The linear part, without bias. An input that is None is zero, and so (None) is what depends on no other.
+
+        change: of the entries of its linear map, once they have the dtype of xs.
+        """
         op, known = self.op, [x for x in xs if x is not None]
         if not known:
             return None
         if isinstance(op, LinearMap):
-            return op.apply(known[0])
+            return op.apply(known[0]) if change is None else op.apply_changed(known[0], change)
         if isinstance(op, Sum):
             return sum(known[1:], start=known[0])
         assert isinstance(op, Concat)
@@ -75,10 +78,15 @@ class Layer:
         assert isinstance(op, Concat)
         return list(y.split(op.sizes, op.dim))
 
-    def entries(self, change: Callable[[Tensor], Tensor]) -> Layer:
+    def entries(self, change: Change) -> Layer:
         """The layer with `change` applied to each entry of its linear map, and without bias."""
         op = self.op.entries(change) if isinstance(self.op, LinearMap) else self.op
         return replace(self, op=op, bias=None)
+
+
+def keep(a: Tensor) -> Tensor:
+    """The change that leaves entries as they are, but in another dtype."""
+    return a
 
 
 def zeros(like: Tensor, op: Concat, i: int) -> Tensor:
@@ -115,7 +123,7 @@ class Stage:
         reader = self.reader.name if self.reader else self.target
         return computing[-1] if computing else reader
 
-    def entries(self, change: Callable[[Tensor], Tensor]) -> Stage:
+    def entries(self, change: Change) -> Stage:
         """The stage with `change` applied to each entry of its layers, and without biases."""
         return replace(self, layers=tuple(layer.entries(change) for layer in self.layers))
 
@@ -123,21 +131,19 @@ class Stage:
         """The same linear stage in another dtype (without biases)."""
         return self.entries(lambda a: a.to(dtype))
 
-    def affine(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The stage with its biases, in the dtype of the values; weights are converted a layer at a time."""
+    def affine(self, values: Mapping[str, Tensor], change: Change = keep) -> Tensor:
+        """The stage with its biases, in the dtype of the values; `change` of all entries and biases."""
         known = dict(values)
         for layer in self.layers:
-            dtype = known[layer.inputs[0]].dtype
-            known[layer.name] = layer.entries(lambda a: a.to(dtype)).apply([known[i] for i in layer.inputs])
-            if layer.bias is not None:
-                known[layer.name] = known[layer.name] + layer.bias.to(dtype)
+            y = layer.apply([known[i] for i in layer.inputs], change)
+            known[layer.name] = y if layer.bias is None else y + change(layer.bias.to(y.dtype, copy=True))
         return known[self.target]
 
-    def apply(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Σ_s A_s x_s for the given sources; those left out are zero."""
+    def apply(self, values: Mapping[str, Tensor], change: Change | None = None) -> Tensor:
+        """Σ_s A_s x_s for the given sources; those left out are zero. `change` as for a layer."""
         known: dict[str, Any] = dict(values)
         for layer in self.layers:
-            known[layer.name] = layer.apply([known.get(i) for i in layer.inputs])
+            known[layer.name] = layer.apply([known.get(i) for i in layer.inputs], change)
         return known[self.target]
 
     def adjoint(self, y: Tensor) -> dict[str, Tensor]:
@@ -193,7 +199,7 @@ class Stage:
 
         Exact (to rounding) for one affine layer with any number of layers around it that only renumber, scale, cut, pad
         with zeros or average without overlap: Σ_j a_ij² d_j. An upper bound where several affine layers follow one
-        another or branches of the same source meet. Weights are converted a layer at a time.
+        another or branches of the same source meet.
 
         For a map M so far, with rows m_k, two things are known: squares q_k ≥ ‖m_kᵀD‖², and their spread h with
         ‖Σ_k w_k m_kᵀD‖² ≤ Σ_k w_k² h_k for every w. So a row a of the next layer has the square min((Σ|a_k|√q_k)²,
@@ -204,35 +210,28 @@ class Stage:
         for layer in self.of(source).layers:
             inputs = [i for i in layer.inputs if i in q]
             A, branches = layer.op if isinstance(layer.op, LinearMap) else None, len(inputs)
-            square = layer.entries(lambda a: _squares(a, d.dtype))
+            square = partial(layer.apply, change=Tensor.square_)
             exact = all(h[i] is q[i] for i in inputs)  # so far no column holds two entries
             if A is not None and not A.one_per_row:
-                rows = square.apply([h[inputs[0]]])
+                rows = square([h[inputs[0]]])
                 if not exact:
-                    absolute = layer.entries(lambda a: a.abs().to(d.dtype))
-                    rows = torch.minimum(rows, absolute.apply([_root(q[inputs[0]])]).square())
+                    rows = torch.minimum(rows, layer.apply([_root(q[inputs[0]])], Tensor.abs_).square())
             elif branches > 1 and isinstance(layer.op, Sum):
                 rows = layer.apply([_root(q[i]) for i in inputs]).square()
             else:
-                rows = square.apply([q.get(i) for i in layer.inputs])
+                rows = square([q.get(i) for i in layer.inputs])
             q[layer.name] = rows
             if layer.name == self.target:
                 break
             if A is not None and not A.one_per_column:
                 (counts,) = layer.entries(lambda a: (a != 0).to(d.dtype)).adjoint(torch.ones_like(rows[:1]))
-                h[layer.name] = square.apply([counts * h[inputs[0]]])
+                h[layer.name] = square([counts * h[inputs[0]]])
             elif branches > 1:
-                h[layer.name] = square.apply([branches * h[i] if i in h else None for i in layer.inputs])
+                h[layer.name] = square([branches * h[i] if i in h else None for i in layer.inputs])
             else:
-                h[layer.name] = rows if exact else square.apply([h.get(i) for i in layer.inputs])
+                h[layer.name] = rows if exact else square([h.get(i) for i in layer.inputs])
         # a convolution routine may return a rounding below zero where the sum is zero
         return _root(q[self.target])
-
-
-def _squares(a: Tensor, dtype: torch.dtype) -> Tensor:
-    """a² in another dtype, with one copy of large weights and not two."""
-    copy = a.to(dtype)
-    return copy.square() if copy is a else copy.square_()
 
 
 def _root(squares: Tensor) -> Tensor:

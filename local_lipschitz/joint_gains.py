@@ -6,7 +6,7 @@ Gains are found block by block, each the smallest of: row norm times the gain of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -54,12 +54,11 @@ def start(x0: Tensor) -> dict[str, Known]:
 def stage_reach(stage: Stage, known: dict[str, Known]) -> Tensor:
     """g for the output of a stage, (1, *out_shape): Σ_s min(‖a_i,s D_s‖·gain_s, Σ_j |a_ij,s| r_j)."""
     gains = []
-    absolute = replace(stage, layers=tuple(layer.entries(lambda a: a.double().abs()) for layer in stage.layers))
     for name in stage.sources:
         source = known[name]
         g = times(stage.row_norms(name, (source.reach > 0).double()), source.reach.new_tensor(source.gain))
         if name != INPUT:
-            g = torch.minimum(g, absolute.apply({name: source.reach}).clamp(min=LEAST))
+            g = torch.minimum(g, stage.apply({name: source.reach}, Tensor.abs_).clamp(min=LEAST))
         gains.append(g)
     return total(gains) * (1.0 + SLACK)
 

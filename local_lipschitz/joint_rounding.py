@@ -15,9 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .graph import INPUT, Stage
+from .graph import INPUT, Stage, keep
 from .joint_network import Block, Kinks
-from .rounding import absolute_stage
 
 SAMPLES, SAFETY = 3, 4.0
 
@@ -59,9 +58,9 @@ class Rounding:
         """The output of a stage as computed, and with its sums moved by eps·N(0, 1)·|A||x|."""
         y = stage.to(self.like.dtype).apply({name: self.computed[name] for name in stage.sources})
         read = {name: self.moved[name] for name in stage.sources}
-        moved = stage.to(torch.float64).apply(read)
+        moved = stage.apply(read, keep)
         largest = {name: x.abs().amax(0, keepdim=True) for name, x in read.items()}
-        size = absolute_stage(stage, torch.float64).apply(largest)
+        size = stage.apply(largest, Tensor.abs_)
         return y, moved + self.eps * size * self._normal(*moved.shape)
 
     def _frozen(self, kinks: Kinks) -> Kinks:

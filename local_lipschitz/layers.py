@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .errors import UnsupportedLayerError
 from .graph import Graph, Layer
-from .linear import Convolution, Dense, Diagonal, LinearMap, size
+from .linear import CHUNK, Convolution, Dense, Diagonal, LinearMap, size
 from .rounding import output
 from .tracing import Reader, module_names
 
@@ -158,15 +158,17 @@ def _check_sizes(graph: Graph) -> None:
 
 def _ends(layer: Layer) -> tuple[float, float]:
     """The smallest and the largest size of the non-zero entries of a layer's linear map, and of 1."""
-    sizes = [torch.ones(1)]
+    smallest, largest = [1.0], [1.0]
 
     def note(a: Tensor) -> Tensor:
-        sizes.append(a.abs())
+        for part in a.flatten().split(CHUNK) if a.numel() else ():
+            size = part.abs()
+            smallest.append(float(torch.where(size > 0, size, 1.0).amin()))
+            largest.append(float(size.amax()))
         return a
 
     layer.entries(note)
-    smallest = min(float(torch.where(size > 0, size, 1.0).amin()) for size in sizes if size.numel())
-    return smallest, max(float(size.amax()) for size in sizes if size.numel())
+    return min(smallest), max(largest)
 
 
 def prune(graph: Graph) -> Graph:

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Shape = tuple[int, ...]
+Change = Callable[[Tensor], Tensor]  # of entries, elementwise, with change(0) = 0
+CHUNK = 2**20  # entries of a large weight that are copied at a time: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,13 @@ class LinearMap:
         """Aᵀ y for y (B, *out_shape)."""
         raise NotImplementedError
 
-    def entries(self, change: Callable[[Tensor], Tensor]) -> LinearMap:
-        """The map whose entries are change(a_ij), for an elementwise `change` with change(0) = 0."""
+    def entries(self, change: Change) -> LinearMap:
+        """The map whose entries are change(a_ij)."""
         return self
+
+    def apply_changed(self, x: Tensor, change: Change) -> Tensor:
+        """entries(change) applied to x, in the dtype of x; `change` is given copies and may work in place."""
+        return self.entries(lambda a: change(a.to(x.dtype, copy=True))).apply(x)
 
     def to(self, dtype: torch.dtype) -> LinearMap:
         """The same map in another dtype."""
@@ -75,7 +81,16 @@ class Dense(LinearMap):
     def adjoint(self, y: Tensor) -> Tensor:
         return y @ self.weight
 
-    def entries(self, change: Callable[[Tensor], Tensor]) -> Dense:
+    def apply_changed(self, x: Tensor, change: Change) -> Tensor:
+        """Some rows at a time: writing a large weight to memory once more takes ten times as long as its product."""
+        if self.weight.numel() <= CHUNK:
+            return super().apply_changed(x, change)
+        rows = max(1, CHUNK // self.weight.shape[1])
+        copy = x.new_empty(rows, self.weight.shape[1])
+        parts = [F.linear(x, change(copy[: len(part)].copy_(part))) for part in self.weight.split(rows)]
+        return torch.cat(parts, -1)
+
+    def entries(self, change: Change) -> Dense:
         return replace(self, weight=change(self.weight))
 
     @property
@@ -118,7 +133,7 @@ class Convolution(LinearMap):
                 y = y.narrow(axis, 0, n)
         return y
 
-    def entries(self, change: Callable[[Tensor], Tensor]) -> Convolution:
+    def entries(self, change: Change) -> Convolution:
         return replace(self, weight=change(self.weight))
 
     @property
@@ -144,7 +159,7 @@ class Diagonal(LinearMap):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.scale * y
 
-    def entries(self, change: Callable[[Tensor], Tensor]) -> Diagonal:
+    def entries(self, change: Change) -> Diagonal:
         return replace(self, scale=change(self.scale))
 
 
@@ -229,7 +244,7 @@ class Separable(LinearMap):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.rows.mT @ y @ self.columns
 
-    def entries(self, change: Callable[[Tensor], Tensor]) -> Separable:
+    def entries(self, change: Change) -> Separable:
         return replace(self, rows=change(self.rows), columns=change(self.columns))
 
     @property

@@ -14,7 +14,7 @@ from torch import Tensor
 from .activations import Interval, MaxPool, PiecewiseLinear, merged, pool_anything
 from .graph import INPUT, Graph, Stage
 from .linear import total
-from .rounding import absolute_stage, affine_rounding
+from .rounding import affine_rounding
 from .stage_norms import StageNorms
 
 # Row norms and slopes are computed in float64; this covers their rounding, outward.
@@ -132,7 +132,7 @@ def _drifted(stage: Stage, sources: dict[str, Source]) -> Tensor | float:
     drifts = {name: source.drift for name, source in sources.items()}
     if not any(bool(drift.any()) for drift in drifts.values()):
         return 0.0
-    return absolute_stage(stage, torch.float64).apply(drifts).clamp(min=0.0)
+    return stage.apply(drifts, Tensor.abs_).clamp(min=0.0)
 
 
 def _drift(op: PiecewiseLinear, y0: Tensor, reach: Tensor, off: Tensor) -> Tensor:

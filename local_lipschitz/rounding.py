@@ -9,7 +9,6 @@ rounding of its largest terms. Hence slopes are taken over y0 ± off.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,22 +21,13 @@ from .spectral import rounding_slack
 REPEATS, SAFETY = 3, 4.0  # of the passes that measure rounding
 
 
-def absolute_stage(stage: Stage, dtype: torch.dtype) -> Stage:
-    """The stage with the sizes of all entries and biases of its layers: |A_L|(… |A_1| x + |b_1| …) + |b_L|."""
-    layers = [
-        replace(layer.entries(lambda a: a.abs().to(dtype)), bias=None if layer.bias is None else layer.bias.abs())
-        for layer in stage.layers
-    ]
-    return replace(stage, layers=tuple(layers))
-
-
 def affine_rounding(stage: Stage, values: Mapping[str, Tensor], y0: Tensor) -> Tensor:
     """What rounding may have changed in y0 = stage.affine(values) for exact values, (B, *out_shape), float64.
 
-    γ(|A||x| + |b| + |y0|), with γ the `rounding_slack` of float64. Of several layers every sum counts: what is large in
-    between and cancels later has been rounded as well.
+    γ(|A_L|(… |A_1||x| + |b_1| …) + |b_L| + |y0|), with γ the `rounding_slack` of float64. Of several layers every sum
+    counts: what is large in between and cancels later has been rounded as well.
     """
-    summed = absolute_stage(stage, torch.float64).affine({name: value.abs() for name, value in values.items()})
+    summed = stage.affine({name: value.abs() for name, value in values.items()}, Tensor.abs_)
     # a convolution routine may return a rounding below zero where the sum is zero
     return gamma(stage) * (summed.clamp(min=0.0) + y0.abs())
 
@@ -72,7 +62,7 @@ def lost_in_sums(stage: Stage, source: str, r: Tensor | None, live: Tensor) -> T
     """
     if not sums_products(stage, source):
         return 0.0
-    absolute, d = absolute_stage(stage, torch.float64), live.double()
+    absolute, d = stage.entries(Tensor.abs).to(torch.float64), live.double()
     rows = absolute.apply({source: d})
     columns = d * absolute.adjoint(torch.ones_like(rows[:1]) if r is None else r)[source]
     rows = rows if r is None else r * rows

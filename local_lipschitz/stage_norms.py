@@ -103,7 +103,8 @@ def _scales(stage: Stage) -> list[float]:
     scales, largest = [1.0], [1.0]
 
     def note(a: Tensor) -> Tensor:
-        largest.append(float(a.abs().amax()) or 1.0)
+        low, high = a.aminmax()
+        largest.append(max(-float(low), float(high)) or 1.0)
         return a
 
     for layer in stage.layers:
