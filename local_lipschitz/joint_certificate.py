@@ -39,7 +39,7 @@ def certify(
     γ' = γ s^(depth + 1) have s = 1, because T is triangular (docs/joint_bound.md, section 4). That power is dear in
     deep networks, and mostly it was γ that was estimated too low: so γ is raised and tried again.
     """
-    best = torch.full_like(gamma, torch.inf)
+    best = before = torch.full_like(gamma, torch.inf)
     for attempt in range(1, ATTEMPTS + 1):
         operator = scaled_operator(network, mu, gamma, outputs)
         norms = lanczos_norms(operator, tolerance, random.share / ATTEMPTS, random.generator)
@@ -48,9 +48,9 @@ def certify(
         if network.depth == 0:
             return gamma * s
         best = torch.fmin(best, gamma * s.clamp(min=1.0) ** (network.depth + 1))  # not NaN after an overflow
-        if bool((s <= 1.0).all()) or not bool(torch.isfinite(s).all()):
-            break
-        gamma = torch.where(s > 1.0, gamma * (s * (1.0 + 2.0 * tolerance)) ** attempt, gamma)
+        if bool(((s <= 1.0) | (s >= before)).all()) or not bool(torch.isfinite(s).all()):
+            break  # certified; or it is not γ that is too small
+        before, gamma = s, torch.where(s > 1.0, gamma * (s * (1.0 + 2.0 * tolerance)) ** attempt, gamma)
     return best
 
 

@@ -6,7 +6,6 @@ one forward pass. W⁻¹ is applied by conjugate gradients, and the result rests
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +22,9 @@ BASIS = 6  # output directions that the multipliers are tuned for, where the out
 SMALL_OUTPUT = 16  # all output directions at once
 ROUNDS = 3  # changes of these directions
 P_NORM = 16.0
+WORTH = 1.1  # multipliers on the way are improved where γ may fall by more than this factor
+BLOCK = 2  # directions that a Krylov space starts from
+GROWTH, WAY_GROWTH, ROUGH_GROWTH = 9, 6, 3  # times it grows by as many: for outputs, layers, new groups
 REPAIRS = (1.05, 1.2, 1.5, 2.0, 4.0, 16.0)
 ROUGH = 2e-2  # tolerance of the gains on the way
 FINE = 5e-4  # of the last certificate: what it exceeds 1 by counts once for each layer
@@ -92,28 +94,27 @@ class Top:
     F: Tensor
 
 
-def top(network: Network | LastGroups, mu: Tensor, F: Tensor, rounds: int = 3) -> Top | None:
-    """Estimate of the largest eigenvalue of S(μ) by block Krylov spaces; None where W is not ≻ 0."""
+def top(network: Network | LastGroups, mu: Tensor, F: Tensor, growth: int = GROWTH) -> Top | None:
+    """Estimate of the largest eigenvalue of S(μ) from the Krylov space of F[:BLOCK]; None where W is not ≻ 0."""
     if F.shape[0] == network.out_size:  # F is square and orthogonal
         answer = respond(network, mu, F, None)
         if answer is None:
             return None
         values = torch.linalg.eigvalsh((F @ answer[0].T).double())
         return Top(values[-1:], F)
-    basis, images = F[:0], F[:0]
-    block = torch.linalg.qr(F.T)[0].T
-    for _ in range(rounds):
+    basis = images = F[:0]
+    block = torch.linalg.qr(F[:BLOCK].T)[0].T
+    for _ in range(min(growth, network.out_size // BLOCK)):
         answer = respond(network, mu, block, None)
         if answer is None:
             return None
         basis, images = torch.cat([basis, block]), torch.cat([images, answer[0]])
-        new = answer[0]
+        block = answer[0]
         for _ in range(2):
-            new = new - (new @ basis.T) @ basis
-        block = torch.linalg.qr(new.T)[0].T
+            block = torch.linalg.qr((block - (block @ basis.T) @ basis).T)[0].T
     small = (basis @ images.T).double()
     values, vectors = torch.linalg.eigh(0.5 * (small + small.T))
-    best = vectors[:, -F.shape[0] :].flip(1).to(F.dtype).T @ basis
+    best = vectors[:, -BASIS:].flip(1).to(F.dtype).T @ basis
     return Top(values[-1:], best)
 
 
@@ -163,16 +164,15 @@ def directions(count: int, network: Network | LastGroups, random: Random) -> Ten
     return torch.eye(m).to(network.like) if m <= SMALL_OUTPUT else random.normal(count, m, network.like)
 
 
-def layer_gain(network: Network, mu: Tensor, random: Random) -> float:
-    """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `network`; inf where μ is not feasible."""
-    if network.depth > 0:
-        found = top(network, mu, directions(2, network, random))
-        if found is None:
-            return math.inf
-        gamma = 1.01 * float(found.gamma)
-    else:
-        gamma = 1.0
-    certified = certify(network, mu, mu.new_full((1,), gamma, dtype=torch.float64), None, random, ROUGH)
+def least(network: Network, F: Tensor) -> float:
+    """‖FᵀN‖² for orthonormal directions F (p, m): no multipliers make γ smaller."""
+    delta, _ = network.adjoint(F, F.new_zeros(F.shape[0], network.groups))
+    return float(torch.linalg.eigvalsh((delta @ delta.T).double())[-1])
+
+
+def layer_gain(network: Network, mu: Tensor, gamma: Tensor, random: Random) -> float:
+    """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `network`; γ (1,): an estimate of its square."""
+    certified = certify(network, mu, (1.0 + 3.0 * ROUGH) * gamma.double(), None, random, ROUGH)
     return float(certified.sqrt()) * (1.0 + SLACK)
 
 
@@ -195,7 +195,7 @@ class PassGroups:
             return
         g = g.to(self.network.like)
         rows = LastGroups(network, len(g), g)
-        found = self._repaired(lambda: top(rows, self.mu, directions(2, rows, self.random)))
+        found = self._repaired(lambda: top(rows, self.mu, directions(BLOCK, rows, self.random), ROUGH_GROWTH))
         self.mu = torch.cat([self.mu, 2.0 * max(1.0, 1.1 * float(found.gamma)) * g.square()])
         self.order = torch.cat([self.order, g.new_full((len(g),), network.depth)])
 
@@ -209,14 +209,16 @@ class PassGroups:
         raise Infeasible("no feasible multipliers were found")
 
     def layer_gain(self, network: Network) -> float:
-        if len(self.mu):
-            start = directions(BASIS, network, self.random)
-            best = self._repaired(lambda: top(network, self.mu, start))
+        if len(self.mu) == 0:
+            return layer_gain(network, self.mu, network.like.new_ones(1), self.random)
+        start = directions(BASIS, network, self.random)
+        best = self._repaired(lambda: top(network, self.mu, start, WAY_GROWTH))
+        if bool(best.gamma > WORTH * least(network, best.F)):
             mu = improve(network, self.mu, best.F, self.steps, P_NORM)
-            better = top(network, mu, best.F)
+            better = top(network, mu, best.F, WAY_GROWTH)
             if better is not None and bool(better.gamma < best.gamma):
-                self.mu = mu
-        return layer_gain(network, self.mu, self.random)
+                self.mu, best = mu, better
+        return layer_gain(network, self.mu, best.gamma, self.random)
 
     def outputs(self, network: Network, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:
         """Bounds of the whole output (1,) or of each of C (K, m): certified, and an estimate before refinement."""
