@@ -6,7 +6,7 @@ Gains are found block by block, each the smallest of: row norm times the gain of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -18,6 +18,7 @@ from .joint_network import Block, Kinks, Level, Network, Plan, tournament
 from .linear import total
 from .propagation import LEAST, times
 from .spectral import rounding_slack
+from .stage_norms import channels_last, pays_channels_last
 
 SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
 
@@ -130,7 +131,9 @@ def build_block(
     y0 = plan.stage.affine({name: known[name].y0 for name in plan.stage.sources})
     reach = stage_reach(plan.stage, known)
     levels = tournament(plan.pool, y0.device) if plan.pool else []
-    block = Block(plan, plan.stage.to(dtype), levels)
+    stage = plan.stage.to(dtype)
+    beside = pays_channels_last(stage, 1, network.like)
+    block = Block(plan, stage.entries(channels_last) if beside else stage, levels)
     network.blocks.append(block)
     y0, reach = y0[0], reach[0]
     lost = _lost(plan.stage, known, dtype)
@@ -153,6 +156,8 @@ def build_block(
         everywhere = torch.ones_like(y0, dtype=torch.bool)
         reach = _settle(network, block, plan.activation, y0, off, reach, everywhere, eps, lost, groups)
         y0 = plan.activation.apply(y0)
+    if beside and not plan.pool:  # as the results of the stage lie in memory; the pairs of a pool lie otherwise
+        block.kinks = [replace(kinks, c=channels_last(kinks.c[None])[0]) for kinks in block.kinks]
     return y0[None], reach[None]
 
 

@@ -27,6 +27,7 @@ class Kinks:
     """Δz = c·Δy + ρ·w elementwise; ρ and w live only on the uncertain elements.
 
     c: (*shape). index: (k,) flat positions of the uncertain elements. rho: (k,).
+    Tensors are multiplied, read and written in whatever order they lie in memory.
     """
 
     c: Tensor
@@ -35,15 +36,19 @@ class Kinks:
 
     def forward(self, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """(z, v) for y (p, *shape), w (p, k)."""
-        z = (self.c * y).flatten(1)
-        z.index_add_(1, self.index, self.rho * w)
-        return z.reshape(y.shape), y.flatten(1)[:, self.index]
+        z, at = self.c * y, self._at(y)
+        z[at] += self.rho * w
+        return z, y[at]
 
     def adjoint(self, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """(y, w), the adjoint of `forward`, for z (p, *shape), v (p, k)."""
-        y = (self.c * z).flatten(1)
-        y.index_add_(1, self.index, v)
-        return y.reshape(z.shape), self.rho * z.flatten(1)[:, self.index]
+        y, at = self.c * z, self._at(z)
+        y[at] += v
+        return y, self.rho * z[at]
+
+    def _at(self, x: Tensor) -> tuple:
+        """The uncertain elements of x (p, *shape)."""
+        return (slice(None), *torch.unravel_index(self.index, x.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,7 @@ class LastGroups:
     def __init__(self, network: Network, count: int, scale: Tensor) -> None:
         self.network, self.count, self.scale = network, count, scale
         self.in_shape, self.out_size, self.like = network.in_shape, count, network.like
+        self.widest = network.widest
 
     def forward(self, delta: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         nothing = w.new_zeros(w.shape[0], self.count)

@@ -16,6 +16,7 @@ from .joint_certificate import Random, certify
 from .joint_multipliers import descend, log_norm
 from .joint_network import LastGroups, Network
 
+WIDE = 2**23  # elements of a layer in single precision: larger ones are new memory in every operation, which is slow
 CG_STEPS = 40
 CG_TOLERANCE = 0.02  # of the residual; the gradient needs no more, and no bound rests on it
 BASIS = 6  # output directions that the multipliers are tuned for, where the outputs are many
@@ -32,9 +33,12 @@ SLACK = 1e-9
 
 
 def gram(network: Network | LastGroups, mu: Tensor, f: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """K D Kᵀ (f, v), and the w part of Kᵀ(f, v): (p, m), (p, G), (p, G)."""
-    delta, w = network.adjoint(f, v)
-    f, v = network.forward(delta, mu * w)
+    """K D Kᵀ (f, v), and the w part of Kᵀ(f, v): (p, m), (p, G), (p, G); a few of p at a time where layers are wide."""
+    part, results = max(1, WIDE // network.widest), []
+    for some_f, some_v in zip(f.split(part), v.split(part), strict=True):
+        delta, w = network.adjoint(some_f, some_v)
+        results.append((*network.forward(delta, mu * w), w))
+    f, v, w = (torch.cat(x) for x in zip(*results, strict=True))
     return f, v, w
 
 
@@ -165,7 +169,7 @@ def directions(count: int, network: Network | LastGroups, random: Random) -> Ten
 
 
 def least(network: Network, F: Tensor) -> float:
-    """‖FᵀN‖² for orthonormal directions F (p, m): no multipliers make γ smaller."""
+    """‖F N‖² for orthonormal directions F (p, m): no multipliers make γ smaller."""
     delta, _ = network.adjoint(F, F.new_zeros(F.shape[0], network.groups))
     return float(torch.linalg.eigvalsh((delta @ delta.T).double())[-1])
 
@@ -237,9 +241,8 @@ class PassGroups:
                 best = self._repaired(lambda: estimate(network, self.mu, C, best.F))
             except Infeasible:
                 break
-            if not bool(best.gamma.sum() < gamma.sum()):
-                break
-            gamma, mu = best.gamma, self.mu
+            if bool(best.gamma.sum() < gamma.sum()):  # not always: other directions may have become larger
+                gamma, mu = best.gamma, self.mu
         self.mu = mu
         gamma = certify(network, self.mu, gamma * (1.0 + self.random.tolerance), C, self.random, FINE)
         return gamma.sqrt(), before

@@ -17,7 +17,7 @@ from .ritz import Checks, Ritz
 
 MAX_STEPS = 400
 BLOCK = 32  # Krylov vectors are allocated so many at a time
-LARGE, EVERY = 2_000, 16  # longer vectors are made orthogonal to all earlier ones in two steps out of so many
+LARGE, EVERY = 4_000, 16  # longer vectors are made orthogonal to all earlier ones in two steps out of so many
 PIECE = 64  # of a vector, whose length is taken in the vector's dtype
 DENSE_SIDE = 256  # a dense eigenvalue problem of this size costs a few milliseconds
 
@@ -180,23 +180,32 @@ class Lanczos:
         return torch.stack(self.a, 1).cpu(), torch.stack(self.b, 1).cpu()
 
     def lost_orthogonality(self) -> bool:
-        """Whether vectors that were left to the recurrence drifted further than √eps from orthogonality."""
-        return self.every > 1 and float(self.loss) > math.sqrt(torch.finfo(self.v.dtype).eps)
+        """Whether a vector that was left to the recurrence, the next one included, is further than √eps from it."""
+        if self.every == 1:
+            return False
+        for part in self._parts():
+            self._note(_along(part, self.v))
+        return float(self.loss) > math.sqrt(torch.finfo(self.v.dtype).eps)
 
     def _orthogonal(self, w: Tensor) -> Tensor:
         """w (B, n) less its components along the basis, whose largest is noted."""
         length = None if self.every == 1 else _norm(w).clamp(min=self.tiny).to(w)
-        for i, block in enumerate(self.basis):
-            part = block[:, : min(BLOCK, self.steps - i * BLOCK)]
+        for part in self._parts():
+            c = _along(part, w)
             if w.shape[0] == 1:  # a matrix times a vector is faster without the batch
-                c = part[0] @ w[0]
-                w = torch.addmv(w[0], part[0].T, c, alpha=-1)[None]
+                w = torch.addmv(w[0], part[0].T, c[0], alpha=-1)[None]
             else:
-                c = w[:, None] @ part.mT
-                w = torch.baddbmm(w[:, None], c, part, alpha=-1)[:, 0]
+                w = torch.baddbmm(w[:, None], c[:, None], part, alpha=-1)[:, 0]
             if length is not None:
-                self.loss = torch.maximum(self.loss, (c.abs().reshape(len(w), -1).amax(1) / length).amax())
+                self._note(c / length[:, None])
         return w
+
+    def _note(self, components: Tensor) -> None:
+        self.loss = torch.maximum(self.loss, components.abs().amax())
+
+    def _parts(self) -> list[Tensor]:
+        """The basis so far, (B, at most BLOCK, n) each."""
+        return [block[:, : min(BLOCK, self.steps - i * BLOCK)] for i, block in enumerate(self.basis)]
 
     def _vector(self, k: int) -> Tensor:
         return self.basis[k // BLOCK][:, k % BLOCK]
@@ -218,6 +227,11 @@ def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Te
         return torch.full((batch,), n), start
     kept = operator.column_mask.reshape(-1, n) != 0
     return kept.sum(1).cpu().expand(batch), torch.where(kept, start, 0.0)
+
+
+def _along(part: Tensor, w: Tensor) -> Tensor:
+    """The components (B, k) of w (B, n) along the vectors of `part` (B, k, n)."""
+    return (part[0] @ w[0])[None] if w.shape[0] == 1 else (w[:, None] @ part.mT)[:, 0]
 
 
 def _norm(v: Tensor) -> Tensor:

@@ -60,10 +60,9 @@ class StageNorms:
         dtype = torch.float64 if sums_products(stage, source) else working_dtype([stage], self.dtype)
         cast, d, R = stage.to(dtype), live.to(dtype), None if r is None else r.to(dtype)
         flat, shaped = _flat, _shaped
-        if _pays_channels_last(stage, _batch(r, live), d):
-            flat, shaped, last = _flat_channels_last, _shaped_channels_last, {"memory_format": torch.channels_last}
-            cast = cast.entries(lambda w: w.contiguous(**last))
-            d, R = d.contiguous(**last), None if R is None else R.contiguous(**last)
+        if pays_channels_last(stage, _batch(r, live), d):
+            flat, shaped = _flat_channels_last, _shaped_channels_last
+            cast, d, R = cast.entries(channels_last), channels_last(d), None if R is None else channels_last(R)
 
         def scaled(R: Tensor | None, d: Tensor) -> Operator:
             def apply(v: Tensor) -> Tensor:  # v comes from `adjoint` or the masked start: it is zero where d is
@@ -132,7 +131,12 @@ def _shaped_channels_last(v: Tensor, shape: Shape) -> Tensor:
     return v.reshape(-1, H, W, C).permute(0, 3, 1, 2)
 
 
-def _pays_channels_last(stage: Stage, batch: int, like: Tensor) -> bool:
+def channels_last(x: Tensor) -> Tensor:
+    """x (B, C, H, W) with the channels side by side in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def pays_channels_last(stage: Stage, batch: int, like: Tensor) -> bool:
     """On the CPU oneDNN's 2-D convolutions run up to twice as fast with the channels side by side."""
     convolutions = all(isinstance(layer.op, Convolution) and len(layer.shape) == 3 for layer in stage.layers)
     return convolutions and _uses_onednn(batch * stage.cost, like.device) and like.dtype is torch.float32

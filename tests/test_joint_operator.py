@@ -9,12 +9,15 @@ from random_networks import random_convolutional, random_network
 from torch import Tensor, nn
 
 import local_lipschitz.joint_dense as joint_dense
+import local_lipschitz.joint_passes as joint_passes
+import local_lipschitz.stage_norms as stage_norms
 from local_lipschitz import joint_bound
 from local_lipschitz.activations import RELU, MaxPool
 from local_lipschitz.joint_certificate import Random, certify
 from local_lipschitz.joint_dense import DenseGroups, rows
 from local_lipschitz.joint_gains import Known, build_block, start
 from local_lipschitz.joint_network import LastGroups, Network, plans, tournament
+from local_lipschitz.joint_passes import BASIS, BLOCK, directions
 from local_lipschitz.layers import read
 from local_lipschitz.lower import ball_samples
 from local_lipschitz.propagation import propagate
@@ -272,6 +275,54 @@ def test_last_groups_are_rows():
     G = network.groups - count
     delta, w = last.adjoint(torch.eye(count, dtype=torch.float64), torch.zeros(count, G, dtype=torch.float64))
     assert torch.allclose(2 * delta, groups.Q[G:]) and torch.allclose(2 * w, groups.T[G:, :G])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_krylov_space_finds_the_largest_eigenvalue(seed):
+    """Of S(μ) for 60 outputs, to a tenth; its directions are orthonormal, and ‖F N‖² is below it."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(20, 80), nn.ReLU(), nn.Linear(80, 60)).double().eval()
+    network, groups = linearised(net, torch.randn(1, 20).double(), 0.5)
+    assert network.groups > 10
+    best = float(joint_dense.Rows(groups, *rows(network, torch.eye(60).double())).bounds(groups.mu, False)) ** 2
+    found = joint_passes.top(network, groups.mu, directions(BLOCK, network, Random(1e-9, 1e-3, seed)))
+    assert 0.9 * best <= float(found.gamma) <= 1.02 * best
+    assert torch.allclose(found.F @ found.F.T, torch.eye(BASIS).double(), atol=1e-8)
+    assert 0.0 < joint_passes.least(network, found.F) <= best * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_few_vectors_at_a_time_as_all_at_once(seed, monkeypatch):
+    network, groups = linearised(*random_convolutional(random.Random(seed)), 0.5)
+    f, v = torch.randn(5, network.out_size).double(), torch.randn(5, network.groups).double()
+    at_once = joint_passes.gram(network, groups.mu, f, v)
+    monkeypatch.setattr(joint_passes, "WIDE", 2 * network.widest)
+    for some, all_of_them in zip(joint_passes.gram(network, groups.mu, f, v), at_once, strict=True):
+        torch.testing.assert_close(some, all_of_them)
+
+
+def test_channels_last_is_only_another_order(monkeypatch):
+    """Convolutions large enough for channels last on a CPU: the same operator, to rounding."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 60, 3), nn.ReLU(), nn.Conv2d(60, 20, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(20, 9, 3),
+        nn.ReLU(), nn.Flatten(), nn.Linear(900, 3),
+    ).eval()  # fmt: skip
+    x0, results = torch.randn(1, 3, 28, 28), []
+    for pays in (stage_norms.pays_channels_last, lambda *_: False):
+        monkeypatch.setattr("local_lipschitz.joint_gains.pays_channels_last", pays)
+        network, _ = linearised(net, x0, 0.01)
+        generator = torch.Generator().manual_seed(1)
+        delta, w = torch.randn(2, 3 * 28 * 28, generator=generator), torch.randn(2, network.groups, generator=generator)
+        f, v = network.forward(delta, w)
+        results.append((network, f, v, *network.adjoint(f, v)))
+    (beside, *ours), (apart, *theirs) = results
+    assert beside.blocks[1].stage.layers[0].op.weight.is_contiguous(memory_format=torch.channels_last)
+    assert beside.blocks[0].kinks[0].c[None].is_contiguous(memory_format=torch.channels_last)
+    assert not apart.blocks[0].kinks[0].c[None].is_contiguous(memory_format=torch.channels_last)
+    assert beside.groups == apart.groups > 0
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
 def test_before_refinement_is_no_better():

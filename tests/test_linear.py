@@ -47,9 +47,11 @@ def check(net: nn.Module, in_shape: tuple[int, ...], slack: float | None = 1.0, 
     for layer in graph.layers:
         A = layer.op
         matrix = matrix_of(A.to(torch.float64).apply, A.in_shape)
-        for change in (torch.square, torch.abs):
+        for change, in_place in ((torch.square, Tensor.square_), (torch.abs, Tensor.abs_)):
             changed = A.to(torch.float64).entries(change)
             torch.testing.assert_close(matrix_of(changed.apply, A.in_shape), change(matrix))
+            x = torch.randn(2, *A.in_shape, generator=generator, dtype=torch.float64)
+            torch.testing.assert_close(A.apply_changed(x, in_place), changed.apply(x))
             v = torch.randn(1, *A.out_shape, generator=generator, dtype=torch.float64)
             torch.testing.assert_close(changed.adjoint(v).flatten(), change(matrix).mT @ v.flatten())
         if not isinstance(A, Separable):  # which sums along one axis after the other
@@ -273,3 +275,15 @@ def test_float32_maps_follow_their_input():
     y = stage.to(torch.float32).apply({INPUT: x})
     assert y.dtype == torch.float32
     torch.testing.assert_close(y, nn.functional.conv2d(x, conv.weight))
+
+
+@pytest.mark.parametrize("shape", [(13,), (2, 5, 13)])
+def test_large_weights_are_changed_some_rows_at_a_time(shape, monkeypatch):
+    """The same as all at once, in the dtype of the input, and the weight itself stays as it is."""
+    monkeypatch.setattr("local_lipschitz.linear.CHUNK", 40)  # three of seven rows
+    net = randomise(nn.Linear(13, 7), 0).float()
+    A = read(net, torch.randn(1, *shape)).stages[0].layers[0].op
+    before, x = A.weight.clone(), torch.randn(2, *shape, dtype=torch.float64)
+    for change, in_place in ((torch.square, Tensor.square_), (torch.abs, Tensor.abs_), (torch.clone, torch.clone)):
+        torch.testing.assert_close(A.apply_changed(x, in_place), nn.functional.linear(x, change(before.double())))
+    assert torch.equal(A.weight, before)

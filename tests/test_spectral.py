@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from local_lipschitz import spectral
 from local_lipschitz.spectral import Operator, dense_norms, lanczos_norms
 
 
@@ -105,3 +106,36 @@ def test_dense_is_exact():
     assert norms.failure_probability == 0.0
     assert torch.allclose(norms.estimate, exact(M), rtol=1e-12, atol=0)
     assert (norms.upper >= exact(M)).all() and (norms.upper <= exact(M) * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gap", [1.0, 1.001, 1.1, 3.0])
+def test_long_vectors(dtype, gap):
+    """Vectors of 6,400 elements are kept orthogonal in some of the steps only, and measured piece by piece."""
+    n = 6400
+    d = torch.linspace(0.0, 1.0, n, dtype=torch.float64).square()
+    d[77] = gap
+    M = torch.stack([d, d.flip(0).sqrt() * gap]).to(dtype)
+    operator = Operator(2, n, n, lambda v: M * v, lambda u: M * u, M.dtype, M.device, 1)
+    norms, truth = lanczos_norms(operator, tolerance=2e-3), M.double().amax(1)
+    assert (norms.upper >= truth).all() and (norms.upper <= truth * (1 + 2.1e-3)).all()
+    assert (norms.estimate <= truth * (1 + 1e-6)).all()
+
+
+def test_a_lost_orthogonality_is_noticed(monkeypatch):
+    """Where vectors that were left to the recurrence drift too far, the process starts again and leaves none to it."""
+    n, made = 6400, []
+    d = torch.linspace(0.0, 1.0, n)
+    d[5] = 30.0  # found in a few steps, and then again and again by whatever has lost orthogonality
+
+    class Counted(spectral.Lanczos):
+        def __init__(self, operator, start, every):
+            made.append(every)
+            super().__init__(operator, start, every)
+
+    monkeypatch.setattr(spectral, "Lanczos", Counted)
+    monkeypatch.setattr(spectral, "EVERY", 10_000)
+    M = d[None]
+    norms = lanczos_norms(Operator(1, n, n, lambda v: M * v, lambda u: M * u, M.dtype, M.device, 1), 1e-9)
+    assert made == [10_000, 1]
+    assert 30.0 <= float(norms.upper) <= 30.001
