@@ -42,7 +42,6 @@ CERTIFICATES = {
     "joint-paper": "certified: joint bound, the paper's rule",
     "joint": "certified: joint bound, pairwise",
 }
-JOINT_EFFORT = 20  # steps of the joint bound: more of them certify a few per cent more
 ATTACKS = {
     "fgsm": "found: FGSM",
     "ifgsm": "found: I-FGSM",
@@ -73,6 +72,7 @@ def arguments() -> argparse.Namespace:
     )  # fmt: skip
     options.add_argument("--tolerance", type=float, default=2e-3, help="of one spectral norm (default: 2e-3)")
     options.add_argument("--joint-rtol", type=float, default=0.05, help="relative tolerance of joint's radius (0.05)")
+    options.add_argument("--joint-effort", type=int, default=80, help="steps of the joint bound at each radius (80)")
     options.add_argument("--plot", action="store_true", help="draw the images found: data/<network>/adversarial*.png")
     options.add_argument("--overwrite", action="store_true", help="start anew instead of resuming")
     return options.parse_args()
@@ -96,7 +96,7 @@ def certify(net: nn.Module, x0: Tensor, scale: Tensor | None, args: argparse.Nam
         options |= {"margins": "paper"}
     elif name.startswith("joint"):
         rule = "paper" if name == "joint-paper" else "pairwise"
-        options |= {"bound": joint_bound, "rtol": args.joint_rtol, "margins": rule, "effort": JOINT_EFFORT}
+        options |= {"bound": joint_bound, "rtol": args.joint_rtol, "margins": rule, "effort": args.joint_effort}
     start = time.perf_counter()
     result = certified_radius(net, x0, **options)
     radius = result.radius.cpu().numpy()
@@ -165,6 +165,8 @@ def main() -> None:
     args = arguments()
     if not 0 < args.joint_rtol < 1:
         raise ValueError(f"--joint-rtol {args.joint_rtol}: a number between 0 and 1 is wanted")
+    if args.joint_effort < 1:
+        raise ValueError(f"--joint-effort {args.joint_effort}: a positive number is wanted")
     network, net, nominal = command_line.load_network(args)
     if args.plot and network.box is None:
         raise ValueError(f"--plot: the input of {network.name} is not an image")
@@ -179,7 +181,7 @@ def main() -> None:
         path.unlink(missing_ok=True)
     settings = {"network": network.name, "weights_and_inputs": results.fingerprint(net, x0), "inputs": names}
     settings |= {"random_weights": args.random_weights, "seed": args.seed, "tolerance": args.tolerance}
-    settings |= {"joint_rtol": args.joint_rtol}
+    settings |= {"joint_rtol": args.joint_rtol, "joint_effort": args.joint_effort}
     arrays = results.resume(path, settings) or {"x0": x0.cpu().numpy(), "label": np.array(label)}
     fields = Row.__dataclass_fields__
     wanted = [name for name in [*CERTIFICATES, *ATTACKS] if name in args.methods]

@@ -3,7 +3,7 @@
     python benchmarks/joint.py                                        the MNIST network
     python benchmarks/joint.py --effort 300 --eps 0.1 0.2
     python benchmarks/joint.py --network cifar10 --eps 0.001 0.004 0.01
-    python benchmarks/joint.py --network vgg16 --random-weights --eps 1e-4 --starts 0 --effort 20
+    python benchmarks/joint.py --network vgg16 --random-weights --eps 1e-4 --starts 0
     python benchmarks/joint.py --figure docs/joint_bound.png          and draw why it is tighter
 
 Prints a row of a Markdown table for each ε. The lower bound is the better one of gradient ascent and ‖J(x0)‖, by power

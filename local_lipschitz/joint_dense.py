@@ -16,7 +16,7 @@ from torch import Tensor
 from .joint_certificate import Random
 from .joint_multipliers import TINY, Point, log_norm, newton
 from .joint_network import Network
-from .joint_passes import BASIS, BLOCK, ROUNDS, SMALL_OUTPUT, Infeasible, Top, directions, layer_gain, top
+from .joint_passes import BASIS, BLOCK, ROUNDS, SMALL_OUTPUT, Infeasible, directions, layer_gain, top
 from .spectral import rounding_slack
 
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
@@ -112,8 +112,10 @@ class DenseGroups:
         return None if int(info) or not bool(torch.isfinite(L).all()) else L / scale[:, None]
 
     def layer_gain(self, network: Network) -> float:
-        mu, start = self.mu.to(network.like.dtype), directions(BLOCK, network, self.random)
-        found = Top(mu.new_ones(1), start) if len(mu) == 0 else top(network, mu, start)
+        mu = self.mu.to(network.like.dtype)
+        if len(mu) == 0:
+            return layer_gain(network, mu, mu.new_ones(1), self.random)
+        found = top(network, mu, directions(BLOCK, network, self.random))
         return math.inf if found is None else layer_gain(network, mu, found.gamma, self.random)
 
     def outputs(self, network: Network, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:

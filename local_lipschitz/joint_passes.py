@@ -175,7 +175,7 @@ def least(network: Network, F: Tensor) -> float:
 
 
 def layer_gain(network: Network, mu: Tensor, gamma: Tensor, random: Random) -> float:
-    """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `network`; γ (1,): an estimate of its square."""
+    """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `network`; γ (1,): an estimate of its square, to start from."""
     certified = certify(network, mu, (1.0 + 3.0 * ROUGH) * gamma.double(), None, random, ROUGH)
     return float(certified.sqrt()) * (1.0 + SLACK)
 
@@ -214,7 +214,7 @@ class PassGroups:
 
     def layer_gain(self, network: Network) -> float:
         if len(self.mu) == 0:
-            return layer_gain(network, self.mu, network.like.new_ones(1), self.random)
+            return layer_gain(network, self.mu, self.mu.new_ones(1), self.random)
         start = directions(BASIS, network, self.random)
         best = self._repaired(lambda: top(network, self.mu, start, WAY_GROWTH))
         if bool(best.gamma > WORTH * least(network, best.F)):

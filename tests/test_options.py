@@ -73,6 +73,7 @@ def test_cuda_without_cuda(monkeypatch, tiny, capsys):
         ("calculate_bounds_many.py", ("--images", ".", "--rtol", "5", "--overwrite"), "--rtol 5.0: a number between"),
         ("calculate_bounds_many.py", ("--images", ".", "--radii", "0.1", "nan"), "--radii 0.1 nan: numbers from 0"),
         ("calculate_bounds_adv.py", ("--joint-rtol", "2"), "--joint-rtol 2.0: a number between 0 and 1"),
+        ("calculate_bounds_adv.py", ("--joint-effort", "0"), "--joint-effort 0: a positive number is wanted"),
     ],
 )
 def test_other_scripts(script, options, words, mnist, capsys):
