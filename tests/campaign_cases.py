@@ -106,14 +106,16 @@ def _inputs(rng: random.Random, generator: torch.Generator, shape: tuple[int, ..
 class Parameters:
     """Draws weights and biases of the affine layers in order, following a nominal input through the network.
 
-    spread: layers are scaled by 10^±spread; exponent: of the product of these scales so far, kept within a float32.
+    spread: layers are scaled by 10^±spread; low, high: exponents of the products of these scales so far, over all paths
+    through residual and parallel branches, kept within a float32.
     """
 
     rng: random.Random
     generator: torch.Generator
     spread: float
     biases: str
-    exponent: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
 
     def fill(self, module: nn.Module, x: Tensor, reach: float) -> tuple[Tensor, float]:
         """Draw for `module`, read at x (1, *shape) with a ball of about radius `reach`; the same behind it."""
@@ -121,17 +123,16 @@ class Parameters:
             for inner in module:
                 x, reach = self.fill(inner, x, reach)
             return x, reach
-        if isinstance(module, Beside):
+        if isinstance(module, Beside | Residual):
+            low, high = self.low, self.high
             y, inner_reach = self.fill(module.inside, x, reach)
-            return torch.cat([x, y], 1), reach + inner_reach
-        if isinstance(module, Residual):
-            y, inner_reach = self.fill(module.inside, x, reach)
-            return x + y, reach + inner_reach
+            self.low, self.high = min(low, self.low), max(high, self.high)
+            return torch.cat([x, y], 1) if isinstance(module, Beside) else x + y, reach + inner_reach
         if not isinstance(module, nn.Linear | nn.Conv2d):
             return module(x), reach
         s = self.rng.uniform(-self.spread, self.spread)
-        s = max(-LARGEST - self.exponent, min(LARGEST - self.exponent, s))
-        self.exponent += s
+        s = max(-LARGEST - self.low, min(LARGEST - self.high, s))
+        self.low, self.high = self.low + s, self.high + s
         module.weight.copy_(_weights(module.weight.shape, self.rng, self.generator) * 10.0**s)
         if self.rng.random() < 0.1:
             module.weight[self.rng.randrange(len(module.weight))] = 0.0
