@@ -180,7 +180,7 @@ class Lanczos:
         return torch.stack(self.a, 1).cpu(), torch.stack(self.b, 1).cpu()
 
     def lost_orthogonality(self) -> bool:
-        """Whether a vector that was left to the recurrence, the next one included, is further than √eps from it."""
+        """Whether vectors left to the recurrence, the next one included, drifted further than √eps from orthogonal."""
         if self.every == 1:
             return False
         for part in self._parts():
