@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,8 @@ class PiecewiseLinear:
 
     def difference(self, y0: Tensor, dy: Tensor) -> Tensor:
         """φ(y0 + dy) − φ(y0) without cancellation: to relative rounding, however small dy is."""
-        right, left = self._average_slope(y0, dy, 1.0), self._average_slope(y0, -dy, -1.0)
+        way = torch.where(dy == 0, 1.0, dy.abs())
+        right, left = self._average_slope(y0, way, 1.0), self._average_slope(y0, way, -1.0)
         return torch.where(dy > 0, right, left) * dy
 
     def secant_slopes(self, y0: Tensor, h: Tensor, off: Tensor | None = None) -> Interval:
@@ -68,41 +69,46 @@ class PiecewiseLinear:
         """
         constant = h <= 0
         if off is not None:
-            h = torch.where(constant, 0.0, h + off)  # reaches all that any of the anchors reaches
-        left, right = self._one_side(y0, h, -1.0), self._one_side(y0, h, 1.0)
+            h = h + off  # reaches all that any of the anchors reaches
+        h = h.clamp(max=torch.finfo(h.dtype).max)
+        sides = self._one_side(y0, h, -1.0), self._one_side(y0, h, 1.0)
         if off is not None and self.knots:
-            left, right = (self._widened(y0, slopes, h, off) for slopes in (left, right))
-        (a, b), (c, d) = left, right
+            sides = self._widened(y0, sides, h, off)
+        (a, b), (c, d) = sides
         a, b, c, d = (s.masked_fill(constant, 0.0) for s in (a, b, c, d))
         return (a, b), (c, d)
 
     def _one_side(self, y0: Tensor, h: Tensor, side: float) -> Interval:
-        """The range of secant slopes over the ways of length up to h from y0 to this side."""
-        slopes = [self._slope_beside(y0, side)]
-        for way in [h] + [side * (knot - y0) for knot in self.knots]:
+        """The range of secant slopes over the ways of length up to h from y0 to this side; anything where h = 0."""
+        slopes = [self._slope_beside(y0, side), self._average_slope(y0, h, side)]
+        for knot in self.knots if len(self.knots) > 1 else ():  # on the way to the nearest one the slope is constant
+            way = side * (knot - y0)
             inside = (way > 0) & (way <= h)
             slopes.append(self._average_slope(y0, torch.where(inside, way, h), side))
-        s = torch.stack(torch.broadcast_tensors(*slopes))
-        return s.amin(0), s.amax(0)
+        return reduce(torch.minimum, slopes), reduce(torch.maximum, slopes)
 
-    def _widened(self, y0: Tensor, slopes: Interval, h: Tensor, off: Tensor) -> Interval:
-        """Slopes to one side of every anchor within y0 ± off, from those of y0 over ways up to h, h ≥ off.
+    def _widened(
+        self, y0: Tensor, sides: tuple[Interval, Interval], h: Tensor, off: Tensor
+    ) -> tuple[Interval, Interval]:
+        """Slopes to either side of every anchor within y0 ± off, from those of y0 over ways up to h, h ≥ off.
 
         An anchor on the other side of a knot than y0 may see any slope. Else moving it by off, the end staying where it
         is, moves the average over a way by at most the share off/way of all slopes. A way that meets a knot is at least
         gap − off long. With one knot the longest way has the extreme slope, and the share is off/h.
         """
-        gap = torch.stack([(y0 - knot).abs() for knot in self.knots]).amin(0)
-        share = off / (gap - off)
+        gap = reduce(torch.minimum, [(y0 - knot).abs() for knot in self.knots])
+        share, near = off / (gap - off), gap <= off
         if len(self.knots) == 1:
             share = torch.minimum(share, off / h)
         low, high = self.slope_range(y0)
-        wide = torch.where(slopes[1] > slopes[0], (high - low) * share, 0.0)
-        near = gap <= off
-        return (
-            torch.where(near, low, torch.maximum(slopes[0] - wide, low)),
-            torch.where(near, high, torch.minimum(slopes[1] + wide, high)),
-        )
+        wide = (high - low) * share
+
+        def widened(side: Interval) -> Interval:
+            width = torch.where(side[1] > side[0], wide, 0.0)
+            lo, hi = torch.maximum(side[0] - width, low), torch.minimum(side[1] + width, high)
+            return torch.where(near, low, lo), torch.where(near, high, hi)
+
+        return widened(sides[0]), widened(sides[1])
 
     def steepest(self, like: Tensor) -> Tensor:
         """The largest |φ'| of each element, in the shape of `like`."""
@@ -111,22 +117,23 @@ class PiecewiseLinear:
 
     def slope_range(self, like: Tensor) -> Interval:
         """The smallest and the largest φ', broadcasting against `like`."""
-        slopes = torch.stack(torch.broadcast_tensors(*[self.cast(slope, like) for slope in self.slopes]))
-        return slopes.amin(0), slopes.amax(0)
+        slopes = [self.cast(slope, like) for slope in self.slopes]
+        return reduce(torch.minimum, slopes), reduce(torch.maximum, slopes)
 
     def _average_slope(self, y0: Tensor, way: Tensor, side: float) -> Tensor:
-        """Average of φ' between y0 and y0 + side·way, (B, ...); 0 ways are left to the caller.
+        """Average of φ' between y0 and y0 + side·way, (B, ...), for finite ways > 0.
 
         A piece that is crossed from knot to knot counts with its own length: the difference of two distances from y0
         has no digit of it left where y0 is far away, and a slope of 0 would be too small.
         """
-        way = torch.where(way > 0, way, 1.0).clamp(max=torch.finfo(way.dtype).max)
         knots, slopes = (self.knots, self.slopes) if side > 0 else (self.knots[::-1], self.slopes[::-1])
         distance = [side * (knot - y0) for knot in knots]
-        met = [torch.zeros_like(y0), *[d.clamp(min=0.0).minimum(way) for d in distance], way]
-        average = torch.zeros_like(y0)
+        met = [*[d.clamp(min=0.0).minimum(way) for d in distance], way]
+        average = torch.zeros_like(way)
         for i, slope in enumerate(slopes):
-            length = met[i + 1] - met[i]
+            if isinstance(slope, float) and slope == 0.0:
+                continue
+            length = met[i] - met[i - 1] if i > 0 else met[0]
             if 0 < i < len(knots):
                 crossed = (distance[i - 1] >= 0.0) & (distance[i] <= way)
                 length = torch.where(crossed, abs(knots[i] - knots[i - 1]), length)

@@ -132,7 +132,7 @@ def build_block(
     reach = stage_reach(plan.stage, known)
     levels = tournament(plan.pool, y0.device) if plan.pool else []
     stage = plan.stage.to(dtype)
-    beside = pays_channels_last(stage, 1, network.like)
+    beside = pays_channels_last(stage, 1, network.like.device, network.like.dtype)
     block = Block(plan, stage.entries(channels_last) if beside else stage, levels)
     network.blocks.append(block)
     y0, reach = y0[0], reach[0]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 # steps before the first check; between checks a multiple of GRID, and at most FURTHEST
 FIRST, GRID, FURTHEST = 8, 2, 32
+NEWTON, LOG_LEAST = 12, math.log(1e-20)
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,6 @@ class Ritz:
         exhausted = (live <= a.shape[1]) | (top == 0.0)
         return cls(unit, top, (top[:, None] - theta).clamp(min=0.0), log_beta - log_t, exhausted)
 
-    def certified(self, x: Tensor) -> Tensor:
-        """Whether λ_1 ≤ θ_1 + x is certain enough, (B,) bool."""
-        return self.exhausted | (self._log_p(x) >= self.target)
-
     def missing(self, tolerance: float) -> Tensor:
         """What Σ log(x + gap_i) lacks for √λ_1 ≤ √θ_1·(1 + tolerance) to be certain enough, (B,); 0 if it is."""
         missing = self.target - self._log_p(self.top * ((1.0 + tolerance) ** 2 - 1.0))
@@ -68,15 +65,16 @@ class Ritz:
         return self.unit * self.top.sqrt()
 
     def upper(self) -> Tensor:
-        """√(θ_1 + x) for the smallest certified x, by bisection in log x, (B,)."""
-        k = self.gaps.shape[1]
-        low = torch.full_like(self.target, math.log(1e-20))
-        high = (self.target / k).clamp(min=math.log(1e-19))  # certified, since every gap ≥ 0
-        for _ in range(40):
-            middle = 0.5 * (low + high)
-            enough = self.certified(middle.exp())
-            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-        return self.unit * (self.top + torch.where(self.exhausted, 0.0, high.exp())).sqrt()
+        """√(θ_1 + x) for the smallest certified x, (B,): by Newton's method in log x.
+
+        Σ log(x + gap_i) is convex in log x, so that a step from a certified x never passes the smallest one.
+        """
+        log_x = (self.target / self.gaps.shape[1]).clamp(min=LOG_LEAST)  # certified, since every gap ≥ 0
+        for _ in range(NEWTON):
+            x = log_x.exp()
+            slope = (x[:, None] / (x[:, None] + self.gaps)).sum(1)
+            log_x = (log_x - (self._log_p(x) - self.target) / slope).clamp(min=LOG_LEAST)
+        return self.unit * (self.top + torch.where(self.exhausted, 0.0, log_x.exp())).sqrt()
 
 
 class Checks:

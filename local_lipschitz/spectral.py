@@ -16,7 +16,7 @@ from torch import Tensor
 from .ritz import Checks, Ritz
 
 MAX_STEPS = 400
-BLOCK = 32  # Krylov vectors are allocated so many at a time
+SMALL = 2**23  # elements: ...
 LARGE, EVERY = 4_000, 16  # longer vectors are made orthogonal to all earlier ones in two steps out of so many
 PIECE = 64  # of a vector, whose length is taken in the vector's dtype
 DENSE_SIDE = 256  # a dense eigenvalue problem of this size costs a few milliseconds
@@ -112,15 +112,15 @@ def lanczos_norms(
     while not bool(checks.done.all()):
         while lanczos.steps < checks.soonest:
             lanczos.step()
-        if lanczos.lost_orthogonality():  # start again, against all vectors in every step
-            lanczos, checks, left = Lanczos(operator, start, 1), Checks(operator.batch, steps), everything
-            continue
         due = checks.due_at(lanczos.steps)
         a, b = (x[due[left]] for x in lanczos.coefficients())
         ritz = Ritz.from_steps(a, b, live[due], failure_probability, torch.finfo(operator.dtype).eps)
         fresh = checks.passed(due, lanczos.steps, ritz.missing(tolerance))
         if bool(fresh.any()):
             now = everything[due][fresh]
+            if lanczos.lost_orthogonality(torch.isin(left, now).nonzero()[:, 0]):
+                lanczos, checks, left = Lanczos(operator, start, 1), Checks(operator.batch, steps), everything
+                continue  # from the start, against all vectors in every step
             estimate[now], upper[now] = ritz.lower()[fresh], ritz.upper()[fresh]
         unfinished = ~checks.done[left]
         if operator.part is not None and 0 < 2 * int(unfinished.sum()) <= len(left):
@@ -143,75 +143,86 @@ class Lanczos:
         self.operator, self.every, self.tiny = operator, every, torch.finfo(start.dtype).tiny
         self.steps = self.products = 0
         self.a: list[Tensor] = []  # α_k = a_k², β_k = a_k b_k: kept as factors, so that nothing overflows in float32
-        self.b: list[Tensor] = []
-        self.basis: list[Tensor] = []  # blocks (B, BLOCK, n)
-        self.v = self._unit(start, _norm(start))
+        self.b: list[Tensor] = []  # each (B, 1)
+        self.basis: list[Tensor] = []  # blocks (some, B, n)
+        self.block = min(max(8, SMALL // start.numel()), 32)
         self.loss = start.new_zeros(())
+        self._append(start, self._length(start)[1])
 
     def step(self) -> None:
         """One application of M and of Mᵀ."""
-        v, previous = self.v, None if self.steps == 0 else self._vector(self.steps - 1)
-        if self.steps % BLOCK == 0:
-            self.basis.append(v.new_empty(v.shape[0], BLOCK, v.shape[1]))
-        self._vector(self.steps)[:] = v
+        v = self._vector(self.steps)
         self.steps += 1
-        self.products += v.shape[0]
+        self.products += len(v)
         u = self.operator.apply(v)
-        a = _norm(u)
-        w = torch.addcmul(self.operator.adjoint(self._unit(u, a)), v, a.to(v)[:, None], value=-1)
-        if previous is not None and self.every > 1:
-            w.addcmul_(previous, (self.b[-1] * self.a[-1] / a.clamp(min=self.tiny)).to(v)[:, None], value=-1)
+        a, length = self._length(u)
+        w = torch.addcmul(self.operator.adjoint(u / length), v, length, value=-1)
+        if self.steps > 1 and self.every > 1:
+            beta = self.b[-1] * self.a[-1] / a.clamp(min=self.tiny)
+            w.addcmul_(self._vector(self.steps - 2), beta.to(w.dtype), value=-1)
         if self.every == 1 or self.steps % self.every < 2:
             w = self._orthogonal(w)
-        b = _norm(w)
+        b, length = self._length(w)
         self.a.append(a)
         self.b.append(b)
-        self.v = self._unit(w, b)
+        self._append(w, length)
 
     def keep(self, kept: Tensor) -> None:
         """Go on with the matrices `kept` alone (indices)."""
         assert self.operator.part is not None
-        self.operator, kept = self.operator.part(kept), kept.to(self.v.device)
-        self.v, self.basis = self.v[kept], [block[kept] for block in self.basis]
+        self.operator, kept = self.operator.part(kept), kept.to(self.loss.device)
+        self.basis = [block[:, kept] for block in self.basis]
         self.a, self.b = [a[kept] for a in self.a], [b[kept] for b in self.b]
 
     def coefficients(self) -> tuple[Tensor, Tensor]:
         """(a, b), each (B, steps), on the CPU."""
-        return torch.stack(self.a, 1).cpu(), torch.stack(self.b, 1).cpu()
+        return torch.cat(self.a, 1).cpu(), torch.cat(self.b, 1).cpu()
 
-    def lost_orthogonality(self) -> bool:
-        """Whether vectors left to the recurrence, the next one included, drifted further than √eps from orthogonal."""
+    def lost_orthogonality(self, looked_at: Tensor) -> bool:
+        """Whether vectors left to the recurrence, the next ones of `looked_at` (indices) included, drifted beyond √eps."""
         if self.every == 1:
             return False
+        v = self._vector(self.steps)
         for part in self._parts():
-            self._note(_along(part, self.v))
-        return float(self.loss) > math.sqrt(torch.finfo(self.v.dtype).eps)
+            for i in looked_at.tolist():  # by itself: a copy of their vectors takes longer
+                self._note(part[:, i] @ v[i])
+        return float(self.loss) > math.sqrt(torch.finfo(v.dtype).eps)
 
     def _orthogonal(self, w: Tensor) -> Tensor:
         """w (B, n) less its components along the basis, whose largest is noted."""
-        length = None if self.every == 1 else _norm(w).clamp(min=self.tiny).to(w)
+        length = None if self.every == 1 else self._length(w)[1]
         for part in self._parts():
-            c = _along(part, w)
-            if w.shape[0] == 1:  # a matrix times a vector is faster without the batch
-                w = torch.addmv(w[0], part[0].T, c[0], alpha=-1)[None]
+            if len(w) == 1:  # a matrix times a vector is faster without the batch
+                c = part[:, 0] @ w[0]
+                w = torch.addmv(w[0], part[:, 0].T, c, alpha=-1)[None]
             else:
+                part = part.transpose(0, 1)
+                c = (w[:, None] @ part.mT)[:, 0]
                 w = torch.baddbmm(w[:, None], c[:, None], part, alpha=-1)[:, 0]
             if length is not None:
-                self._note(c / length[:, None])
+                self._note(c / length)
         return w
 
     def _note(self, components: Tensor) -> None:
         self.loss = torch.maximum(self.loss, components.abs().amax())
 
     def _parts(self) -> list[Tensor]:
-        """The basis so far, (B, at most BLOCK, n) each."""
-        return [block[:, : min(BLOCK, self.steps - i * BLOCK)] for i, block in enumerate(self.basis)]
+        """The basis that M was applied to, (at most BLOCK, B, n) each."""
+        return [block[: self.steps - i * self.block] for i, block in enumerate(self.basis) if self.steps > i * self.block]
 
     def _vector(self, k: int) -> Tensor:
-        return self.basis[k // BLOCK][:, k % BLOCK]
+        return self.basis[k // self.block][k % self.block]
 
-    def _unit(self, v: Tensor, length: Tensor) -> Tensor:
-        return v / length.clamp(min=self.tiny).to(v)[:, None]
+    def _append(self, w: Tensor, length: Tensor) -> None:
+        """w / length as the next basis vectors."""
+        if self.steps % self.block == 0:
+            self.basis.append(w.new_empty(self.block, *w.shape))
+        torch.div(w, length, out=self._vector(self.steps))
+
+    def _length(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Euclidean norms (B, 1) in float64, and in the vectors' dtype to divide by."""
+        norm = _norm(v)
+        return norm, norm.clamp(min=self.tiny).to(v.dtype)
 
 
 def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -229,13 +240,8 @@ def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Te
     return kept.sum(1).cpu().expand(batch), torch.where(kept, start, 0.0)
 
 
-def _along(part: Tensor, w: Tensor) -> Tensor:
-    """The components (B, k) of w (B, n) along the vectors of `part` (B, k, n)."""
-    return (part[0] @ w[0])[None] if w.shape[0] == 1 else (w[:, None] @ part.mT)[:, 0]
-
-
 def _norm(v: Tensor) -> Tensor:
-    """Euclidean norms (B,) in float64; of long vectors from the norms of short pieces, several times faster."""
+    """Euclidean norms (B, 1) in float64; of long vectors from the norms of short pieces, several times faster."""
     if v.shape[1] > LARGE and v.shape[1] % PIECE == 0:
         v = torch.linalg.vector_norm(v.reshape(len(v), -1, PIECE), dim=2)
-    return torch.linalg.vector_norm(v, dim=1, dtype=torch.float64)
+    return torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=torch.float64)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,32 +59,46 @@ class StageNorms:
         """R A D as a batch of operators on flat vectors, in the working dtype."""
         in_shape, out_shape = stage.in_shapes[source], stage.out_shape
         dtype = torch.float64 if sums_products(stage, source) else working_dtype([stage], self.dtype)
-        cast, d, R = stage.to(dtype), live.to(dtype), None if r is None else r.to(dtype)
+        cast, d, R, batch = stage.to(dtype), _factor(live, dtype), _factor(r, dtype), _batch(r, live)
         flat, shaped = _flat, _shaped
-        if pays_channels_last(stage, _batch(r, live), d):
+        if pays_channels_last(stage, batch, live.device, dtype):
             flat, shaped = _flat_channels_last, _shaped_channels_last
-            cast, d, R = cast.entries(channels_last), channels_last(d), None if R is None else channels_last(R)
+            cast, d, R = cast.entries(channels_last), _changed(d, channels_last), _changed(R, channels_last)
 
-        def scaled(R: Tensor | None, d: Tensor) -> Operator:
+        def scaled(R: Tensor | None, d: Tensor | None, batch: int) -> Operator:
             def apply(v: Tensor) -> Tensor:  # v comes from `adjoint` or the masked start: it is zero where d is
-                y = cast.apply({source: shaped(v, in_shape)})
-                return flat(y if R is None else R * y)
+                return flat(_product(R, cast.apply({source: shaped(v, in_shape)})))
 
             def adjoint(u: Tensor) -> Tensor:
-                y = shaped(u, out_shape)
-                return flat(d * cast.adjoint(y if R is None else R * y)[source])
+                return flat(_product(d, cast.adjoint(_product(R, shaped(u, out_shape)))[source]))
+
+            def part(kept: Tensor) -> Operator:
+                some = partial(_some, kept=kept)
+                return scaled(_changed(R, some), _changed(d, some), len(kept))
 
             return Operator(
-                _batch(R, d), size(out_shape), size(in_shape), apply, adjoint, dtype, d.device, stage.terms,
-                row_mask=None if R is None else flat(R), column_mask=flat(d),
-                part=lambda kept: scaled(None if R is None else _some(R, kept), _some(d, kept)),
+                batch, size(out_shape), size(in_shape), apply, adjoint, dtype, live.device, stage.terms,
+                row_mask=_changed(R, flat), column_mask=_changed(d, flat), part=part,
             )  # fmt: skip
 
-        return scaled(R, d)
+        return scaled(R, d, batch)
 
 
 def _batch(r: Tensor | None, live: Tensor) -> int:
     return max(live.shape[0], 1 if r is None else r.shape[0])
+
+
+def _factor(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A diagonal matrix in this dtype; None where it is the identity."""
+    return None if x is None or bool((x == 1).all()) else x.to(dtype)
+
+
+def _product(factor: Tensor | None, x: Tensor) -> Tensor:
+    return x if factor is None else factor * x
+
+
+def _changed(factor: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | None:
+    return None if factor is None else change(factor)
 
 
 def _some(x: Tensor, kept: Tensor) -> Tensor:
@@ -136,10 +151,10 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def pays_channels_last(stage: Stage, batch: int, like: Tensor) -> bool:
+def pays_channels_last(stage: Stage, batch: int, device: torch.device, dtype: torch.dtype) -> bool:
     """On the CPU oneDNN's 2-D convolutions run up to twice as fast with the channels side by side."""
     convolutions = all(isinstance(layer.op, Convolution) and len(layer.shape) == 3 for layer in stage.layers)
-    return convolutions and _uses_onednn(batch * stage.cost, like.device) and like.dtype is torch.float32
+    return convolutions and _uses_onednn(batch * stage.cost, device) and dtype is torch.float32
 
 
 def _uses_onednn(cost: int, device: torch.device) -> bool:
