@@ -15,7 +15,8 @@ from torch import Tensor
 
 # steps before the first check; between checks a multiple of GRID, and at most FURTHEST
 FIRST, GRID, FURTHEST = 8, 2, 32
-NEWTON, LOG_LEAST = 12, math.log(1e-20)
+NEWTON, LOG_LEAST = 12, math.log(1e-20)  # steps of Newton's method; the least log x
+TINY, NOISE = 1e-300, 0.1  # NOISE: what a step adds to the drift, in units of rounding
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,42 @@ class Ritz:
             slope = (x[:, None] / (x[:, None] + self.gaps)).sum(1)
             log_x = (log_x - (self._log_p(x) - self.target) / slope).clamp(min=LOG_LEAST)
         return self.unit * (self.top + torch.where(self.exhausted, 0.0, log_x.exp())).sqrt()
+
+
+class Drift:
+    """How far the vectors v_j of the Lanczos process for one matrix M drift from orthogonal, by its coefficients alone.
+
+    Along an eigenvector of MᵀM, what rounding left in v_j and v_{j−1} grows by the recurrence of the process itself,
+
+        β_j δ_{j+1} = (λ − α_j) δ_j − β_{j−1} δ_{j−1},
+
+    fastest at the ends of the spectrum: at λ = 0 and at the top, which is at most the largest β_{j−1} + α_j + β_j so
+    far (Paige, Linear Algebra Appl. 34, 1980; Gershgorin).
+    """
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+        self.unit = self.top = self.beta = 0.0  # the scale of M, taken out of the rest; the top; β_{j−1}
+        self.at_top = self.at_zero = (eps, 0.0)  # δ_j, δ_{j−1}
+
+    def next(self, a: float, b: float) -> float:
+        """An estimate of the largest |v_{j+1}ᵀv_i| for i < j, from α_j = a², β_j = a b; inf where there is none."""
+        self.unit = self.unit or max(a, TINY)
+        a, b = a / self.unit, b / self.unit
+        alpha, before, self.beta = a * a, self.beta, max(a * b, TINY)
+        self.top = max(self.top, before + alpha + self.beta)
+
+        def grown(end: float, now: float, earlier: float) -> tuple[float, float]:
+            delta = ((end - alpha) * now - before * earlier) / self.beta
+            return delta + math.copysign(NOISE * self.eps, delta), now
+
+        self.at_top, self.at_zero = grown(self.top, *self.at_top), grown(0.0, *self.at_zero)
+        largest = abs(self.at_top[0]) + abs(self.at_zero[0])
+        return math.inf if math.isnan(largest) else largest  # of a space that is exhausted anything may come
+
+    def reset(self) -> None:
+        """The newest vector has been made orthogonal to all earlier ones."""
+        self.at_top, self.at_zero = (self.eps, self.at_top[1]), (self.eps, self.at_zero[1])
 
 
 class Checks:

@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .ritz import Checks, Ritz
+from .ritz import Checks, Drift, Ritz
 
 MAX_STEPS = 400
-SMALL = 2**23  # elements: ...
-LARGE, EVERY = 4_000, 16  # longer vectors are made orthogonal to all earlier ones in two steps out of so many
+BLOCK, FEW, SMALL = 32, 8, 2**23  # Krylov vectors in one tensor: at most, at least, and in between by its elements
+LARGE = 2_000  # longer vectors are made orthogonal to all earlier ones only where they have drifted
+ALWAYS = 8  # steps in which they are made orthogonal anyway: that costs little, and large gaps show soonest
+SAFE = 0.2  # of √eps: the drift that is let be
+FAR = 0.01  # a drift that is not gone after one round
 PIECE = 64  # of a vector, whose length is taken in the vector's dtype
 DENSE_SIDE = 256  # a dense eigenvalue problem of this size costs a few milliseconds
 
@@ -106,11 +109,11 @@ def lanczos_norms(
         operator = operator.transpose()
     live, start = _gaussian(operator, generator)
     steps, everything = min(max_steps, max(1, int(live.max()))), torch.arange(operator.batch)
-    lanczos = Lanczos(operator, start, EVERY if operator.columns > LARGE else 1)
+    lanczos, spent = Lanczos(operator, start, operator.columns <= LARGE), 0
     checks, left = Checks(operator.batch, steps), everything
     estimate, upper = torch.zeros(2, operator.batch, dtype=torch.float64)
     while not bool(checks.done.all()):
-        while lanczos.steps < checks.soonest:
+        for _ in range(checks.soonest - lanczos.steps):
             lanczos.step()
         due = checks.due_at(lanczos.steps)
         a, b = (x[due[left]] for x in lanczos.coefficients())
@@ -119,34 +122,39 @@ def lanczos_norms(
         if bool(fresh.any()):
             now = everything[due][fresh]
             if lanczos.lost_orthogonality(torch.isin(left, now).nonzero()[:, 0]):
-                lanczos, checks, left = Lanczos(operator, start, 1), Checks(operator.batch, steps), everything
+                spent += lanczos.products
+                lanczos, checks, left = Lanczos(operator, start, True), Checks(operator.batch, steps), everything
                 continue  # from the start, against all vectors in every step
             estimate[now], upper[now] = ritz.lower()[fresh], ritz.upper()[fresh]
         unfinished = ~checks.done[left]
+        lanczos.ignore((~unfinished).nonzero()[:, 0])
         if operator.part is not None and 0 < 2 * int(unfinished.sum()) <= len(left):
             lanczos.keep(unfinished.nonzero()[:, 0])
             left = left[unfinished]
     upper = upper * (1.0 + rounding_slack(operator.dtype, operator.terms))
-    passes = lanczos.products / operator.batch
+    passes = (spent + lanczos.products) / operator.batch
     return Norms(estimate.to(operator.device), upper.to(operator.device), failure_probability, passes)
 
 
 class Lanczos:
     """The Lanczos process on MᵀM from the start vectors (B, n), one `step` at a time, for a batch of B matrices.
 
-    The new vector is made orthogonal to all earlier ones in every step (`every` = 1), or in two steps out of `every`:
-    in between the three-term recurrence keeps vectors orthogonal to √eps, which is all that the coefficients need
-    (Simon, Linear Algebra Appl. 61, 1984); `lost_orthogonality` says whether that held.
+    The new vectors are made orthogonal to all earlier ones in every step (`full`), or in two steps whenever they are
+    estimated to have drifted: in between the three-term recurrence keeps them orthogonal to √eps, which is all that the
+    coefficients need (Simon, Linear Algebra Appl. 61, 1984). `lost_orthogonality` says whether that held.
     """
 
-    def __init__(self, operator: Operator, start: Tensor, every: int) -> None:
-        self.operator, self.every, self.tiny = operator, every, torch.finfo(start.dtype).tiny
+    def __init__(self, operator: Operator, start: Tensor, full: bool) -> None:
+        self.operator, self.tiny, self.eps = operator, torch.finfo(start.dtype).tiny, torch.finfo(start.dtype).eps
+        self.drift = None if full else {i: Drift(self.eps) for i in range(len(start))}  # of those that it matters for
+        self.cleaned = 0  # of the last steps: those that made their vectors orthogonal
+        self.loss = start.new_zeros(len(start))  # the largest component along an earlier vector that was seen
         self.steps = self.products = 0
         self.a: list[Tensor] = []  # α_k = a_k², β_k = a_k b_k: kept as factors, so that nothing overflows in float32
         self.b: list[Tensor] = []  # each (B, 1)
-        self.basis: list[Tensor] = []  # blocks (some, B, n)
-        self.block = min(max(8, SMALL // start.numel()), 32)
-        self.loss = start.new_zeros(())
+        # (block, B, n) each: large tensors would be new memory each time, which is slow
+        self.basis: list[Tensor] = []
+        self.block = min(max(FEW, SMALL // start.numel()), BLOCK)
         self._append(start, self._length(start)[1])
 
     def step(self) -> None:
@@ -157,12 +165,15 @@ class Lanczos:
         u = self.operator.apply(v)
         a, length = self._length(u)
         w = torch.addcmul(self.operator.adjoint(u / length), v, length, value=-1)
-        if self.steps > 1 and self.every > 1:
-            beta = self.b[-1] * self.a[-1] / a.clamp(min=self.tiny)
+        if self.steps > 1 and self.drift is not None:
+            beta = self.b[-1] * (self.a[-1] / a.clamp(min=self.tiny)).clamp(max=1.0 / self.eps)  # a is 0 at the end
             w.addcmul_(self._vector(self.steps - 2), beta.to(w.dtype), value=-1)
-        if self.every == 1 or self.steps % self.every < 2:
-            w = self._orthogonal(w)
         b, length = self._length(w)
+        rounds = self._rounds(a, b)
+        for _ in range(rounds):
+            w = self._orthogonal(w, length)
+            b, length = self._length(w)
+        self.cleaned = self.cleaned + 1 if rounds else 0
         self.a.append(a)
         self.b.append(b)
         self._append(w, length)
@@ -170,45 +181,70 @@ class Lanczos:
     def keep(self, kept: Tensor) -> None:
         """Go on with the matrices `kept` alone (indices)."""
         assert self.operator.part is not None
+        if self.drift is not None:
+            self.drift = {new: self.drift[old] for new, old in enumerate(kept.tolist())}
         self.operator, kept = self.operator.part(kept), kept.to(self.loss.device)
-        self.basis = [block[:, kept] for block in self.basis]
+        self.basis, self.loss = [block[:, kept] for block in self.basis], self.loss[kept]
         self.a, self.b = [a[kept] for a in self.a], [b[kept] for b in self.b]
+
+    def ignore(self, matrices: Tensor) -> None:
+        """The vectors of these (indices) may drift from now on."""
+        for i in matrices.tolist():
+            if self.drift is not None:
+                self.drift.pop(i, None)
 
     def coefficients(self) -> tuple[Tensor, Tensor]:
         """(a, b), each (B, steps), on the CPU."""
         return torch.cat(self.a, 1).cpu(), torch.cat(self.b, 1).cpu()
 
-    def lost_orthogonality(self, looked_at: Tensor) -> bool:
-        """Whether vectors left to the recurrence, the next ones of `looked_at` (indices) included, drifted beyond √eps."""
-        if self.every == 1:
+    def lost_orthogonality(self, matrices: Tensor) -> bool:
+        """Whether vectors of any of `matrices` (indices), the next ones included, drifted further than √eps."""
+        if self.drift is None:
             return False
-        v = self._vector(self.steps)
-        for part in self._parts():
-            for i in looked_at.tolist():  # by itself: a copy of their vectors takes longer
-                self._note(part[:, i] @ v[i])
-        return float(self.loss) > math.sqrt(torch.finfo(v.dtype).eps)
+        v, loss = self._vector(self.steps), self.loss[matrices.to(self.loss.device)].amax()
+        for i in matrices.tolist():  # one by one: to copy their vectors takes longer
+            loss = torch.stack([loss, *[(part[:, i] @ v[i]).abs().amax() for part in self._parts(self.steps)]]).amax()
+        return float(loss) > math.sqrt(self.eps)
 
-    def _orthogonal(self, w: Tensor) -> Tensor:
-        """w (B, n) less its components along the basis, whose largest is noted."""
-        length = None if self.every == 1 else self._length(w)[1]
-        for part in self._parts():
-            if len(w) == 1:  # a matrix times a vector is faster without the batch
-                c = part[:, 0] @ w[0]
-                w = torch.addmv(w[0], part[:, 0].T, c, alpha=-1)[None]
+    def _rounds(self, a: Tensor, b: Tensor) -> int:
+        """How often the next vectors are to be made orthogonal to all earlier ones, by an estimate of their drift."""
+        if self.drift is None:
+            return 1
+        coefficients = torch.cat([a, b], 1).tolist()
+        drift = max((drift.next(*coefficients[i]) for i, drift in self.drift.items()), default=0.0)
+        again = self.cleaned == 1  # in two steps in a row: a vector is made of the last two
+        if self.steps > ALWAYS and not again and drift <= SAFE * math.sqrt(self.eps):
+            return 0
+        for known in self.drift.values():
+            known.reset()
+        return 1 if drift <= FAR else 2
+
+    def _orthogonal(self, w: Tensor, length: Tensor) -> Tensor:
+        """w (B, n) less its components along the basis; length (B, 1): its norms."""
+        removed = w.new_zeros(len(w))
+        for part in self._parts(self.steps):
+            c = _components(part, w)
+            if len(w) == 1:
+                w = torch.addmv(w[0], part[:, 0].T, c[0], alpha=-1)[None]
             else:
-                part = part.transpose(0, 1)
-                c = (w[:, None] @ part.mT)[:, 0]
-                w = torch.baddbmm(w[:, None], c[:, None], part, alpha=-1)[:, 0]
-            if length is not None:
-                self._note(c / length)
+                w = torch.baddbmm(w[:, None], c[:, None], part.transpose(0, 1), alpha=-1)[:, 0]
+            if self.drift is not None:
+                removed = torch.maximum(removed, (c / length).abs().amax(1))
+        if self.drift is not None and self.cleaned == 0 and self.steps > ALWAYS:
+            self._note(removed)
         return w
 
-    def _note(self, components: Tensor) -> None:
-        self.loss = torch.maximum(self.loss, components.abs().amax())
+    def _note(self, removed: Tensor) -> None:
+        """The loss of the vectors before those of which `removed` was removed: smaller, or it is measured."""
+        if bool((removed > math.sqrt(self.eps)).any()):
+            v, removed = self._vector(self.steps - 1), torch.zeros_like(removed)
+            for part in self._parts(self.steps - 1):
+                removed = torch.maximum(removed, _components(part, v).abs().amax(1))
+        self.loss = torch.maximum(self.loss, removed)
 
-    def _parts(self) -> list[Tensor]:
-        """The basis that M was applied to, (at most BLOCK, B, n) each."""
-        return [block[: self.steps - i * self.block] for i, block in enumerate(self.basis) if self.steps > i * self.block]
+    def _parts(self, count: int) -> list[Tensor]:
+        """The first `count` vectors of the basis, (at most `block`, B, n) each."""
+        return [block[: count - start] for start, block in zip(range(0, count, self.block), self.basis, strict=False)]
 
     def _vector(self, k: int) -> Tensor:
         return self.basis[k // self.block][k % self.block]
@@ -238,6 +274,13 @@ def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Te
         return torch.full((batch,), n), start
     kept = operator.column_mask.reshape(-1, n) != 0
     return kept.sum(1).cpu().expand(batch), torch.where(kept, start, 0.0)
+
+
+def _components(part: Tensor, w: Tensor) -> Tensor:
+    """The components (B, k) of w (B, n) along the vectors of `part` (k, B, n)."""
+    if len(w) == 1:  # a matrix times a vector is faster without the batch
+        return (part[:, 0] @ w[0])[None]
+    return (w[:, None] @ part.permute(1, 2, 0))[:, 0]
 
 
 def _norm(v: Tensor) -> Tensor:
