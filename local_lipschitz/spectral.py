@@ -25,6 +25,11 @@ PIECE = 64  # of a vector, whose length is taken in the vector's dtype
 DENSE_SIDE = 256  # a dense eigenvalue problem of this size costs a few milliseconds
 
 
+def as_is(v: Tensor) -> Tensor:
+    """The order of elements that changes nothing."""
+    return v
+
+
 @dataclass(frozen=True)
 class Operator:
     """A batch of matrices M_b (rows × columns), known by their products with vectors.
@@ -32,7 +37,8 @@ class Operator:
     apply: (B, columns) -> (B, rows), adjoint: (B, rows) -> (B, columns). `row_mask`, `column_mask` (B or 1, ...)
     are 0 where a row or column of M_b is known to be zero, or None. `terms`: the largest number of products summed in
     one element of a result, for the rounding slack. `part` gives the operator of some of the matrices (indices), or is
-    None where all must be applied together.
+    None where all must be applied together. `row_order`, `column_order` bring the elements of a vector, as the network
+    has them, into the order that M has them in: the same start whatever a layer's layout.
     """
 
     batch: int
@@ -46,6 +52,8 @@ class Operator:
     row_mask: Tensor | None = None
     column_mask: Tensor | None = None
     part: Callable[[Tensor], Operator] | None = None
+    row_order: Callable[[Tensor], Tensor] = as_is
+    column_order: Callable[[Tensor], Tensor] = as_is
 
     def transpose(self) -> Operator:
         """The batch of M_bᵀ."""
@@ -53,6 +61,7 @@ class Operator:
         return replace(
             self, rows=self.columns, columns=self.rows, apply=self.adjoint, adjoint=self.apply,
             row_mask=self.column_mask, column_mask=self.row_mask,
+            row_order=self.column_order, column_order=self.row_order,
             part=None if part is None else lambda kept: part(kept).transpose(),
         )  # fmt: skip
 
@@ -268,8 +277,8 @@ def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Te
     that a seed gives the same on every device.
     """
     n, batch = operator.columns, operator.batch
-    start = torch.randn(n, generator=generator, dtype=torch.float32)
-    start = start.to(dtype=operator.dtype, device=operator.device).expand(batch, -1)
+    start = torch.randn(1, n, generator=generator, dtype=torch.float32)
+    start = operator.column_order(start.to(dtype=operator.dtype, device=operator.device)).expand(batch, -1)
     if operator.column_mask is None:
         return torch.full((batch,), n), start
     kept = operator.column_mask.reshape(-1, n) != 0

@@ -79,6 +79,7 @@ class StageNorms:
             return Operator(
                 batch, size(out_shape), size(in_shape), apply, adjoint, dtype, live.device, stage.terms,
                 row_mask=_changed(R, flat), column_mask=_changed(d, flat), part=part,
+                row_order=lambda u: flat(_shaped(u, out_shape)), column_order=lambda v: flat(_shaped(v, in_shape)),
             )  # fmt: skip
 
         return scaled(R, d, batch)

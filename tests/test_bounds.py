@@ -87,6 +87,16 @@ def test_lanczos_against_dense_in_small_networks(monkeypatch):
         assert float(dense) * (1 - 1e-9) <= float(lanczos) <= float(dense) * 1.0201 + 1e-12
 
 
+def test_a_radius_counts_the_same_in_a_sweep():
+    """A batch has other kernels, with another order of the elements in memory; the random start is the same."""
+    net, eps = mnist.net(), torch.logspace(-3, 0, 30)
+    sweep = local_bound(net, mnist.x0, eps, tolerance=2e-2).value
+    for i in (0, 12, 20, 29):  # steps may be checked otherwise by a rounding; another start is 5e-3 apart
+        assert float(local_bound(net, mnist.x0, float(eps[i]), tolerance=2e-2)) == pytest.approx(
+            float(sweep[i]), rel=1e-3
+        )
+
+
 def test_batch_equals_one_by_one():
     net, _ = mnist.net(), None
     generator = torch.Generator().manual_seed(0)
