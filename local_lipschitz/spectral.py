@@ -25,7 +25,7 @@ PIECE = 64  # of a vector, whose length is taken in the vector's dtype
 DENSE_SIDE = 256  # a dense eigenvalue problem of this size costs a few milliseconds
 
 
-def as_is(v: Tensor) -> Tensor:
+def _as_is(v: Tensor) -> Tensor:
     """The order of elements that changes nothing."""
     return v
 
@@ -52,8 +52,8 @@ class Operator:
     row_mask: Tensor | None = None
     column_mask: Tensor | None = None
     part: Callable[[Tensor], Operator] | None = None
-    row_order: Callable[[Tensor], Tensor] = as_is
-    column_order: Callable[[Tensor], Tensor] = as_is
+    row_order: Callable[[Tensor], Tensor] = _as_is
+    column_order: Callable[[Tensor], Tensor] = _as_is
 
     def transpose(self) -> Operator:
         """The batch of M_bᵀ."""
