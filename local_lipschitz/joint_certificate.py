@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .joint_network import Network
-from .spectral import Operator, lanczos_norms
+from .lanczos import Operator
+from .spectral import lanczos_norms
 
 ATTEMPTS = 4  # with a larger γ each time
 

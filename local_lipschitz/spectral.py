@@ -1,69 +1,22 @@
 """The largest singular value of a linear operator: an estimate from below and a certified bound from above.
 
 Power iteration and Lanczos approach ‖M‖ from below, so a converged estimate is no upper bound. Here the Lanczos
-process itself certifies one (ritz.py). Small operators are solved densely in float64, with no probability at all.
+process itself certifies one (lanczos.py, ritz.py). Small operators are solved densely in float64, with no probability.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .ritz import Checks, Drift, Ritz
+from .lanczos import LARGE, Lanczos, Operator
+from .ritz import Checks, Ritz
 
 MAX_STEPS = 400
-BLOCK, FEW, SMALL = 32, 8, 2**23  # Krylov vectors in one tensor: at most, at least, and in between by its elements
-LARGE = 2_000  # longer vectors are made orthogonal to all earlier ones only where they have drifted
-ALWAYS = 8  # steps in which they are made orthogonal anyway: that costs little, and large gaps show soonest
-SAFE = 0.2  # of √eps: the drift that is let be
-FAR = 0.01  # a drift that is not gone after one round
-PIECE = 64  # of a vector, whose length is taken in the vector's dtype
 DENSE_SIDE = 256  # a dense eigenvalue problem of this size costs a few milliseconds
-
-
-def _as_is(v: Tensor) -> Tensor:
-    """The order of elements that changes nothing."""
-    return v
-
-
-@dataclass(frozen=True)
-class Operator:
-    """A batch of matrices M_b (rows × columns), known by their products with vectors.
-
-    apply: (B, columns) -> (B, rows), adjoint: (B, rows) -> (B, columns). `row_mask`, `column_mask` (B or 1, ...)
-    are 0 where a row or column of M_b is known to be zero, or None. `terms`: the largest number of products summed in
-    one element of a result, for the rounding slack. `part` gives the operator of some of the matrices (indices), or is
-    None where all must be applied together. `row_order`, `column_order` bring the elements of a vector, as the network
-    has them, into the order that M has them in: the same start whatever a layer's layout.
-    """
-
-    batch: int
-    rows: int
-    columns: int
-    apply: Callable[[Tensor], Tensor]
-    adjoint: Callable[[Tensor], Tensor]
-    dtype: torch.dtype
-    device: torch.device
-    terms: int
-    row_mask: Tensor | None = None
-    column_mask: Tensor | None = None
-    part: Callable[[Tensor], Operator] | None = None
-    row_order: Callable[[Tensor], Tensor] = _as_is
-    column_order: Callable[[Tensor], Tensor] = _as_is
-
-    def transpose(self) -> Operator:
-        """The batch of M_bᵀ."""
-        part = self.part
-        return replace(
-            self, rows=self.columns, columns=self.rows, apply=self.adjoint, adjoint=self.apply,
-            row_mask=self.column_mask, column_mask=self.row_mask,
-            row_order=self.column_order, column_order=self.row_order,
-            part=None if part is None else lambda kept: part(kept).transpose(),
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -145,131 +98,6 @@ def lanczos_norms(
     return Norms(estimate.to(operator.device), upper.to(operator.device), failure_probability, passes)
 
 
-class Lanczos:
-    """The Lanczos process on MᵀM from the start vectors (B, n), one `step` at a time, for a batch of B matrices.
-
-    The new vectors are made orthogonal to all earlier ones in every step (`full`), or in two steps whenever they are
-    estimated to have drifted: in between the three-term recurrence keeps them orthogonal to √eps, which is all that the
-    coefficients need (Simon, Linear Algebra Appl. 61, 1984). `lost_orthogonality` says whether that held.
-    """
-
-    def __init__(self, operator: Operator, start: Tensor, full: bool) -> None:
-        self.operator, self.tiny, self.eps = operator, torch.finfo(start.dtype).tiny, torch.finfo(start.dtype).eps
-        self.drift = None if full else {i: Drift(self.eps) for i in range(len(start))}  # of those that it matters for
-        self.cleaned = 0  # of the last steps: those that made their vectors orthogonal
-        self.loss = start.new_zeros(len(start))  # the largest component along an earlier vector that was seen
-        self.steps = self.products = 0
-        self.a: list[Tensor] = []  # α_k = a_k², β_k = a_k b_k: kept as factors, so that nothing overflows in float32
-        self.b: list[Tensor] = []  # each (B, 1)
-        # (block, B, n) each: large tensors would be new memory each time, which is slow
-        self.basis: list[Tensor] = []
-        self.block = min(max(FEW, SMALL // start.numel()), BLOCK)
-        self._append(start, self._length(start)[1])
-
-    def step(self) -> None:
-        """One application of M and of Mᵀ."""
-        v = self._vector(self.steps)
-        self.steps += 1
-        self.products += len(v)
-        u = self.operator.apply(v)
-        a, length = self._length(u)
-        w = torch.addcmul(self.operator.adjoint(u / length), v, length, value=-1)
-        if self.steps > 1 and self.drift is not None:
-            beta = self.b[-1] * (self.a[-1] / a.clamp(min=self.tiny)).clamp(max=1.0 / self.eps)  # a is 0 at the end
-            w.addcmul_(self._vector(self.steps - 2), beta.to(w.dtype), value=-1)
-        b, length = self._length(w)
-        rounds = self._rounds(a, b)
-        for _ in range(rounds):
-            w = self._orthogonal(w, length)
-            b, length = self._length(w)
-        self.cleaned = self.cleaned + 1 if rounds else 0
-        self.a.append(a)
-        self.b.append(b)
-        self._append(w, length)
-
-    def keep(self, kept: Tensor) -> None:
-        """Go on with the matrices `kept` alone (indices)."""
-        assert self.operator.part is not None
-        if self.drift is not None:
-            self.drift = {new: self.drift[old] for new, old in enumerate(kept.tolist())}
-        self.operator, kept = self.operator.part(kept), kept.to(self.loss.device)
-        self.basis, self.loss = [block[:, kept] for block in self.basis], self.loss[kept]
-        self.a, self.b = [a[kept] for a in self.a], [b[kept] for b in self.b]
-
-    def ignore(self, matrices: Tensor) -> None:
-        """The vectors of these (indices) may drift from now on."""
-        for i in matrices.tolist():
-            if self.drift is not None:
-                self.drift.pop(i, None)
-
-    def coefficients(self) -> tuple[Tensor, Tensor]:
-        """(a, b), each (B, steps), on the CPU."""
-        return torch.cat(self.a, 1).cpu(), torch.cat(self.b, 1).cpu()
-
-    def lost_orthogonality(self, matrices: Tensor) -> bool:
-        """Whether vectors of any of `matrices` (indices), the next ones included, drifted further than √eps."""
-        if self.drift is None:
-            return False
-        v, loss = self._vector(self.steps), self.loss[matrices.to(self.loss.device)].amax()
-        for i in matrices.tolist():  # one by one: to copy their vectors takes longer
-            loss = torch.stack([loss, *[(part[:, i] @ v[i]).abs().amax() for part in self._parts(self.steps)]]).amax()
-        return float(loss) > math.sqrt(self.eps)
-
-    def _rounds(self, a: Tensor, b: Tensor) -> int:
-        """How often the next vectors are to be made orthogonal to all earlier ones, by an estimate of their drift."""
-        if self.drift is None:
-            return 1
-        coefficients = torch.cat([a, b], 1).tolist()
-        drift = max((drift.next(*coefficients[i]) for i, drift in self.drift.items()), default=0.0)
-        again = self.cleaned == 1  # in two steps in a row: a vector is made of the last two
-        if self.steps > ALWAYS and not again and drift <= SAFE * math.sqrt(self.eps):
-            return 0
-        for known in self.drift.values():
-            known.reset()
-        return 1 if drift <= FAR else 2
-
-    def _orthogonal(self, w: Tensor, length: Tensor) -> Tensor:
-        """w (B, n) less its components along the basis; length (B, 1): its norms."""
-        removed = w.new_zeros(len(w))
-        for part in self._parts(self.steps):
-            c = _components(part, w)
-            if len(w) == 1:
-                w = torch.addmv(w[0], part[:, 0].T, c[0], alpha=-1)[None]
-            else:
-                w = torch.baddbmm(w[:, None], c[:, None], part.transpose(0, 1), alpha=-1)[:, 0]
-            if self.drift is not None:
-                removed = torch.maximum(removed, (c / length).abs().amax(1))
-        if self.drift is not None and self.cleaned == 0 and self.steps > ALWAYS:
-            self._note(removed)
-        return w
-
-    def _note(self, removed: Tensor) -> None:
-        """The loss of the vectors before those of which `removed` was removed: smaller, or it is measured."""
-        if bool((removed > math.sqrt(self.eps)).any()):
-            v, removed = self._vector(self.steps - 1), torch.zeros_like(removed)
-            for part in self._parts(self.steps - 1):
-                removed = torch.maximum(removed, _components(part, v).abs().amax(1))
-        self.loss = torch.maximum(self.loss, removed)
-
-    def _parts(self, count: int) -> list[Tensor]:
-        """The first `count` vectors of the basis, (at most `block`, B, n) each."""
-        return [block[: count - start] for start, block in zip(range(0, count, self.block), self.basis, strict=False)]
-
-    def _vector(self, k: int) -> Tensor:
-        return self.basis[k // self.block][k % self.block]
-
-    def _append(self, w: Tensor, length: Tensor) -> None:
-        """w / length as the next basis vectors."""
-        if self.steps % self.block == 0:
-            self.basis.append(w.new_empty(self.block, *w.shape))
-        torch.div(w, length, out=self._vector(self.steps))
-
-    def _length(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Euclidean norms (B, 1) in float64, and in the vectors' dtype to divide by."""
-        norm = _norm(v)
-        return norm, norm.clamp(min=self.tiny).to(v.dtype)
-
-
 def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """(dimension of the space of live columns (B,), start vectors in it (B, columns)).
 
@@ -283,17 +111,3 @@ def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Te
         return torch.full((batch,), n), start
     kept = operator.column_mask.reshape(-1, n) != 0
     return kept.sum(1).cpu().expand(batch), torch.where(kept, start, 0.0)
-
-
-def _components(part: Tensor, w: Tensor) -> Tensor:
-    """The components (B, k) of w (B, n) along the vectors of `part` (k, B, n)."""
-    if len(w) == 1:  # a matrix times a vector is faster without the batch
-        return (part[:, 0] @ w[0])[None]
-    return (w[:, None] @ part.permute(1, 2, 0))[:, 0]
-
-
-def _norm(v: Tensor) -> Tensor:
-    """Euclidean norms (B, 1) in float64; of long vectors from the norms of short pieces, several times faster."""
-    if v.shape[1] > LARGE and v.shape[1] % PIECE == 0:
-        v = torch.linalg.vector_norm(v.reshape(len(v), -1, PIECE), dim=2)
-    return torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=torch.float64)

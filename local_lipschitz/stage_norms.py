@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from .graph import Stage
+from .lanczos import Operator
 from .linear import Convolution, Shape, size
 from .rounding import lost_in_sums, sums_products
-from .spectral import DENSE_SIDE, Norms, Operator, dense_norms, lanczos_norms
+from .spectral import DENSE_SIDE, Norms, dense_norms, lanczos_norms
 
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
 TINY_COST = 1_000_000  # multiplications

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from local_lipschitz import spectral
+from local_lipschitz import lanczos, spectral
+from local_lipschitz.lanczos import Lanczos, Operator
 from local_lipschitz.ritz import Ritz
-from local_lipschitz.spectral import Operator, dense_norms, lanczos_norms
+from local_lipschitz.spectral import dense_norms, lanczos_norms
 
 
 def operator_of(M, **masks):
@@ -138,7 +139,7 @@ def test_long_vectors_of_low_rank(rank, dtype):
     assert (norms.upper >= truth).all() and (norms.upper <= truth * (1 + 2.1e-3)).all()
 
 
-class Watched(spectral.Lanczos):
+class Watched(Lanczos):
     """Notes how each process was begun and, step by step, (estimated drift, true drift) of its vectors."""
 
     made, drifts, orthogonal = [], [], []
@@ -173,7 +174,7 @@ def test_the_drift_is_foreseen(monkeypatch, gaps, power):
     assert float(lanczos_norms(diagonal(d), 1e-6, 1e-9, generator, 150).upper) >= max(gaps)
     assert Watched.made == [False]
     assert max(true for _, true in Watched.drifts) < 0.5 * math.sqrt(torch.finfo(torch.float32).eps)
-    assert all(estimate > 0.1 * true for estimate, true in Watched.drifts[spectral.ALWAYS :] if true > 1e-6)
+    assert all(estimate > 0.1 * true for estimate, true in Watched.drifts[lanczos.ALWAYS :] if true > 1e-6)
     if len(Watched.drifts) == 150:
         assert len(Watched.orthogonal) < 30
 
@@ -181,8 +182,8 @@ def test_the_drift_is_foreseen(monkeypatch, gaps, power):
 def test_a_lost_orthogonality_is_noticed(monkeypatch):
     """Where vectors that were left to the recurrence drift too far, the process starts again and leaves none to it."""
     monkeypatch.setattr(spectral, "Lanczos", Watched)
-    monkeypatch.setattr(spectral, "SAFE", 1e30)
-    monkeypatch.setattr(spectral, "ALWAYS", 0)
+    monkeypatch.setattr(lanczos, "SAFE", 1e30)
+    monkeypatch.setattr(lanczos, "ALWAYS", 0)
     Watched.made.clear()
     d = torch.linspace(0.0, 1.0, 6400)[None]
     d[0, 5] = 30.0  # found in a few steps, and then again and again by whatever has lost orthogonality
