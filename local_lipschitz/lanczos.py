@@ -73,7 +73,8 @@ class Lanczos:
 
     def __init__(self, operator: Operator, start: Tensor, full: bool) -> None:
         self.operator, self.tiny, self.eps = operator, torch.finfo(start.dtype).tiny, torch.finfo(start.dtype).eps
-        self.drift = None if full else {i: Drift(self.eps) for i in range(len(start))}  # of those that it matters for
+        self.full = full
+        self.drift = {} if full else {i: Drift(self.eps) for i in range(len(start))}  # of those that it matters for
         self.cleaned = 0  # of the last steps: those that made their vectors orthogonal
         self.loss = start.new_zeros(len(start))  # the largest component along an earlier vector that was seen
         self.steps = self.products = 0
@@ -92,7 +93,7 @@ class Lanczos:
         u = self.operator.apply(v)
         a, length = self._length(u)
         w = torch.addcmul(self.operator.adjoint(u / length), v, length, value=-1)
-        if self.steps > 1 and self.drift is not None:
+        if self.steps > 1 and not self.full:
             beta = self.b[-1] * (self.a[-1] / a.clamp(min=self.tiny)).clamp(max=1.0 / self.eps)  # a is 0 at the end
             w.addcmul_(self._vector(self.steps - 2), beta.to(w.dtype), value=-1)
         b, length = self._length(w)
@@ -108,8 +109,7 @@ class Lanczos:
     def keep(self, kept: Tensor) -> None:
         """Go on with the matrices `kept` alone (indices)."""
         assert self.operator.part is not None
-        if self.drift is not None:
-            self.drift = {new: self.drift[old] for new, old in enumerate(kept.tolist())}
+        self.drift = {new: self.drift[old] for new, old in enumerate(kept.tolist()) if old in self.drift}
         self.operator, kept = self.operator.part(kept), kept.to(self.loss.device)
         self.basis, self.loss = [block[:, kept] for block in self.basis], self.loss[kept]
         self.a, self.b = [a[kept] for a in self.a], [b[kept] for b in self.b]
@@ -117,8 +117,7 @@ class Lanczos:
     def ignore(self, matrices: Tensor) -> None:
         """The vectors of these (indices) may drift from now on."""
         for i in matrices.tolist():
-            if self.drift is not None:
-                self.drift.pop(i, None)
+            self.drift.pop(i, None)
 
     def coefficients(self) -> tuple[Tensor, Tensor]:
         """(a, b), each (B, steps), on the CPU."""
@@ -126,7 +125,7 @@ class Lanczos:
 
     def lost_orthogonality(self, matrices: Tensor) -> bool:
         """Whether vectors of any of `matrices` (indices), the next ones included, drifted further than √eps."""
-        if self.drift is None:
+        if self.full:
             return False
         v, loss = self._vector(self.steps), self.loss[matrices.to(self.loss.device)].amax()
         for i in matrices.tolist():  # one by one: to copy their vectors takes longer
@@ -135,7 +134,7 @@ class Lanczos:
 
     def _rounds(self, a: Tensor, b: Tensor) -> int:
         """How often the next vectors are to be made orthogonal to all earlier ones, by an estimate of their drift."""
-        if self.drift is None:
+        if self.full:
             return 1
         coefficients = torch.cat([a, b], 1).tolist()
         drift = max((drift.next(*coefficients[i]) for i, drift in self.drift.items()), default=0.0)
@@ -148,6 +147,7 @@ class Lanczos:
 
     def _orthogonal(self, w: Tensor, length: Tensor) -> Tensor:
         """w (B, n) less its components along the basis; length (B, 1): its norms."""
+        left_alone = not self.full and self.cleaned == 0 and self.steps > ALWAYS  # the vectors before
         removed = w.new_zeros(len(w))
         for part in self._parts(self.steps):
             c = _components(part, w)
@@ -155,15 +155,15 @@ class Lanczos:
                 w = torch.addmv(w[0], part[:, 0].T, c[0], alpha=-1)[None]
             else:
                 w = torch.baddbmm(w[:, None], c[:, None], part.transpose(0, 1), alpha=-1)[:, 0]
-            if self.drift is not None:
+            if left_alone:
                 removed = torch.maximum(removed, (c / length).abs().amax(1))
-        if self.drift is not None and self.cleaned == 0 and self.steps > ALWAYS:
+        if left_alone:
             self._note(removed)
         return w
 
     def _note(self, removed: Tensor) -> None:
         """The loss of the vectors before those of which `removed` was removed: smaller, or it is measured."""
-        if bool((removed > math.sqrt(self.eps)).any()):
+        if bool((removed[list(self.drift)] > math.sqrt(self.eps)).any()):
             v, removed = self._vector(self.steps - 1), torch.zeros_like(removed)
             for part in self._parts(self.steps - 1):
                 removed = torch.maximum(removed, _components(part, v).abs().amax(1))

@@ -150,7 +150,7 @@ class Watched(Lanczos):
 
     def step(self):
         super().step()
-        if self.drift is not None:
+        if not self.full:
             V = torch.cat(self.basis)[: self.steps + 1, 0]
             estimate = max(abs(delta) for delta, _ in (self.drift[0].at_top, self.drift[0].at_zero))
             self.drifts.append((estimate, float((V[:-1] @ V[-1]).abs().max())))
