@@ -22,13 +22,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import command_line
-import results
-from batches import in_batches
 from local_lipschitz import global_bound, joint_bound, local_bound
-from local_lipschitz.lower import gradient_lower_bound, random_lower_bound
+from local_lipschitz.lower_bounds import gradient_lower_bound, random_lower_bound
 from networks import mnist as network
-from timing import pass_time
+from script_tools import command_line, results
+from script_tools.batches import in_batches
+from script_tools.timing import pass_time
 
 compute_random = True
 compute_gradient = True

@@ -29,11 +29,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import calculate_bounds_adv_plot as adv_plot
-import command_line
-import results
 from local_lipschitz import certified_radius, global_bound, joint_bound
-from local_lipschitz.attacks import Attack, carlini_wagner, ddn, fgsm, gradient_ascent, iterated_fgsm, pixel_distance
+from local_lipschitz.attacks.gradient import (
+    Attack,
+    carlini_wagner,
+    ddn,
+    fgsm,
+    gradient_ascent,
+    iterated_fgsm,
+    pixel_distance,
+)
 from networks import mnist as network
+from script_tools import command_line, results
 
 CERTIFICATES = {
     "global": "certified: global bound",

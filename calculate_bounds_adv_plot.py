@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from torch import Tensor
 
-import results
+from script_tools import results
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

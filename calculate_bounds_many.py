@@ -31,13 +31,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import certified_rows as rows
-import command_line
-import results
-from batches import in_batches
 from calculate_bounds_many_plot import draw
 from local_lipschitz import Bound, certified_radius, global_bound, joint_bound, local_bound
 from networks import mnist as network
+from script_tools import certified_rows as rows
+from script_tools import command_line, results
+from script_tools.batches import in_batches
 
 BOUNDS: dict[str, Callable[..., Bound]] = {"local": local_bound, "global": global_bound, "joint": joint_bound}
 RTOL = {"local": 1e-4, "global": 1e-4, "joint": 0.05}

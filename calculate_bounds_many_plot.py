@@ -7,8 +7,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-import certified_rows
-import results
+from script_tools import certified_rows, results
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -16,10 +16,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-import command_line
 import networks
-import results
 from networks import mnist as network
+from script_tools import command_line, results
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -18,10 +18,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import command_line
 from local_lipschitz import local_bound
 from networks import mnist as network
-from timing import median_time, pass_time
+from script_tools import command_line
+from script_tools.timing import median_time, pass_time
 
 
 def main() -> None:

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import command_line
 from local_lipschitz import Bound, joint_bound, local_bound
-from local_lipschitz.lower import gradient_lower_bound
+from local_lipschitz.lower_bounds import gradient_lower_bound
 from networks import mnist as network
+from script_tools import command_line
 
 POWER_STEPS = 40
 COLUMNS = (

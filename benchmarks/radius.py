@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import command_line
 from local_lipschitz import certified_radius
-from local_lipschitz.attacks import carlini_wagner, ddn, fgsm, gradient_ascent, iterated_fgsm
+from local_lipschitz.attacks.gradient import carlini_wagner, ddn, fgsm, gradient_ascent, iterated_fgsm
 from networks import mnist as network
+from script_tools import command_line
 
 
 def certify(net: nn.Module, x: Tensor, batch: int) -> None:

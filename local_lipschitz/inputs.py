@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .graph import Graph
-from .linear import size
+from .layers.graph import Graph
+from .layers.linear_maps import size
 
 
 def check_input(x0: Tensor) -> None:

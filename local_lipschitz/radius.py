@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .bounds import Bound, global_bound, local_bound
 from .inputs import check_input
-from .layers import read
-from .propagation import SLACK
-from .rounding import output
+from .layers.rounding import output
+from .product.bound import Bound, global_bound, local_bound
+from .product.propagation import SLACK
+from .reading.read import read
 
 EPS_MIN, EPS_MAX = 1e-15, 1e9  # the radii that are searched
 GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they are far from holding

@@ -15,9 +15,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a file, too
 
-from command_line import run
 from networks import ROOT, mnist
 from networks._train import accuracy, finish, fit
+from script_tools.command_line import run
 
 
 def load_digits(root: Path, train: bool) -> tuple[Tensor, Tensor]:

@@ -101,9 +101,9 @@ def chain_of(net: nn.Module, x0: Tensor) -> tuple[Chain, Array]:
     UnsupportedLayerError for anything but affine layers and ReLU in a chain, ValueError where a matrix gets too large.
     """
     from local_lipschitz import UnsupportedLayerError
-    from local_lipschitz.activations import RELU
-    from local_lipschitz.layers import read
-    from local_lipschitz.linear import size
+    from local_lipschitz.layers.activations import RELU
+    from local_lipschitz.layers.linear_maps import size
+    from local_lipschitz.reading.read import read
 
     if x0.shape[0] != 1:
         raise ValueError(f"x0 has shape {tuple(x0.shape)}; one input, (1, *input shape), is wanted")

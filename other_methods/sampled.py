@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from local_lipschitz.lower import gradient_lower_bound
+from local_lipschitz.lower_bounds import gradient_lower_bound
 from other_methods.chain import Array, Chain, as_module
 
 ROUNDS = 12

@@ -16,10 +16,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-import command_line
 import networks
-import results
 from other_methods.chain import Array, Chain, chain_of, random_chain
+from script_tools import command_line, results
 
 START_UP = 300.0  # seconds that a process may take to begin
 SLOW = ("torch", "scipy.optimize", "scipy.io", "matplotlib.pyplot")

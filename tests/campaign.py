@@ -35,11 +35,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from local_lipschitz import global_bound, joint_bound, local_bound
-from local_lipschitz.graph import Graph
-from local_lipschitz.layers import read
-from local_lipschitz.linear import size
-from local_lipschitz.lower import ball_samples, quotients
+from local_lipschitz.layers.graph import Graph
+from local_lipschitz.layers.linear_maps import size
+from local_lipschitz.lower_bounds import ball_samples, quotients
 from local_lipschitz.radius import certified_radius
+from local_lipschitz.reading.read import read
 
 SAMPLES, ROUNDS, STARTS = 48, 4, 8
 CLOSE = 1e-3  # slack under which exact arithmetic decides

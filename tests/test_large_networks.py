@@ -9,11 +9,11 @@ from test_bounds import paper_product
 from torch import nn
 from torchvision.models.vgg import make_layers
 
-from batches import in_batches
 from local_lipschitz import global_bound, local_bound
-from local_lipschitz.activations import MaxPool
-from local_lipschitz.lower import gradient_lower_bound, random_lower_bound
+from local_lipschitz.layers.activations import MaxPool
+from local_lipschitz.lower_bounds import gradient_lower_bound, random_lower_bound
 from networks import alexnet, mnist
+from script_tools.batches import in_batches
 
 
 def narrow_alexnet():

@@ -8,7 +8,7 @@ from random_networks import random_network
 from torch import nn
 
 from local_lipschitz import local_bound
-from local_lipschitz.lower import ball_samples, gradient_lower_bound, random_lower_bound
+from local_lipschitz.lower_bounds import ball_samples, gradient_lower_bound, random_lower_bound
 from networks import tiny
 
 

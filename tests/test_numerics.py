@@ -11,9 +11,9 @@ from test_theorems import normal
 from torch import nn
 
 from local_lipschitz import global_bound, joint_bound, local_bound
-from local_lipschitz.activations import RELU
-from local_lipschitz.layers import read
-from local_lipschitz.lower import ball_samples
+from local_lipschitz.layers.activations import RELU
+from local_lipschitz.lower_bounds import ball_samples
+from local_lipschitz.reading.read import read
 
 
 def test_float32_is_never_below_the_exact_value_in_float64():
@@ -24,7 +24,7 @@ def test_float32_is_never_below_the_exact_value_in_float64():
         net, x0 = random_network(20_000 + seed)
         net, x0 = net.float(), x0.float()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("local_lipschitz.stage_norms.DENSE_SIDE", 0)
+            patch.setattr("local_lipschitz.product.stage_norms.DENSE_SIDE", 0)
             single = local_bound(net, x0, eps).value
         exactly = local_bound(net.double(), x0.double(), eps, certified=False).value
         assert (single >= exactly).all()
@@ -34,7 +34,7 @@ def test_float32_is_never_below_the_exact_value_in_float64():
 
 def test_failures_of_a_bound_are_rarer_than_its_failure_probability(monkeypatch):
     """With η = 0.3 in all; a network whose norms hide their top, so that failures do happen."""
-    monkeypatch.setattr("local_lipschitz.stage_norms.DENSE_SIDE", 0)
+    monkeypatch.setattr("local_lipschitz.product.stage_norms.DENSE_SIDE", 0)
     net = nn.Sequential(nn.Linear(120, 110, bias=False), nn.ReLU(), nn.Linear(110, 105, bias=False)).double().eval()
     with torch.no_grad():
         for linear in (net[0], net[2]):

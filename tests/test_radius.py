@@ -10,8 +10,8 @@ from random_networks import random_network
 from torch import nn
 
 from local_lipschitz import Bound, certified_radius, global_bound, joint_bound, local_bound
-from local_lipschitz.layers import read
-from local_lipschitz.rounding import output
+from local_lipschitz.layers.rounding import output
+from local_lipschitz.reading.read import read
 from networks import mnist
 
 

@@ -12,11 +12,11 @@ from test_spectral import operator_of
 from torch import nn
 
 from local_lipschitz import local_bound
-from local_lipschitz.activations import RELU, MaxPool
-from local_lipschitz.graph import INPUT
-from local_lipschitz.layers import read
-from local_lipschitz.lower import ball_samples
-from local_lipschitz.spectral import dense_norms, lanczos_norms
+from local_lipschitz.layers.activations import RELU, MaxPool
+from local_lipschitz.layers.graph import INPUT
+from local_lipschitz.lower_bounds import ball_samples
+from local_lipschitz.norms.spectral_norm import dense_norms, lanczos_norms
+from local_lipschitz.reading.read import read
 
 CASES, M, N = 4000, 5, 4  # affine-ReLU layers relu(Ax + b), drawn all at once
 ROUND = 1e-12

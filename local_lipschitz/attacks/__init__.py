@@ -1,0 +1,1 @@
+"""Attacks: points of another class, found; knows no bound."""

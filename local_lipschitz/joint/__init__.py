@@ -1,0 +1,1 @@
+"""The joint bound: the whole network as one operator."""

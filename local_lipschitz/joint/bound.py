@@ -1,0 +1,179 @@
+"""The joint bound: the whole network as one operator, so that layers need not be at their worst all at once.
+
+The product of layer norms forgets that the worst directions of the layers do not line up. The joint bound does not: it
+tends to ‖J(x0)‖ as ε → 0. docs/joint_bound.md has the theorem, its proof and the algorithm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..inputs import check_eps, check_input, check_outputs
+from ..joint_operator.build import Known, build_block, start
+from ..joint_operator.measured_rounding import Rounding
+from ..joint_operator.operator import Block, Network, plans
+from ..layers.graph import Graph
+from ..precision import no_tf32
+from ..product.bound import Bound, finish
+from ..product.propagation import EPS_MIN, TINY, Propagated, Source, propagate
+from ..product.stage_norms import SINGLE, StageNorms, working_dtype
+from ..reading.read import read
+from .certificate import Random
+from .dense import DenseGroups, TooManyGroups
+from .passes import Infeasible, PassGroups
+
+SLACK = 1e-9  # outward, on the value
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointBound(Bound):
+    """A Bound with what was done for each input of the batch, lists of length B.
+
+    per_layer holds the growth of the joint bound from block to block; a pooling that directly follows its activation is
+    one block with it. before_refinement: the value with the multipliers of the feasible start. uncertain: {block:
+    (neurons, pairs of pooling windows)} that may switch. groups: their total. status: "dense" or "passes", the way it
+    was computed, or why the product bound is returned.
+    """
+
+    before_refinement: Tensor
+    uncertain: list[dict[str, tuple[int, int]]]
+    groups: list[int]
+    status: list[str]
+
+
+@no_tf32()
+def joint_bound(
+    net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, effort: int = 60,
+    tolerance: float = 2e-3, failure_probability: float = 1e-9, seed: int = 0,
+) -> JointBound:  # fmt: skip
+    """Bound of ‖f(x) − f(x0)‖ / ‖x − x0‖ over 0 < ‖x − x0‖ ≤ eps, with all layers bounded together.
+
+    Guaranteed: value ≥ the anchored local Lipschitz constant of the network with the given weights, except with
+    probability `failure_probability` over our own random vectors (each half of it for this and for the product bound);
+    value ≤ `local_bound` at the same x0 and eps. Where the joint bound cannot be computed the product bound is returned
+    and `status` says why.
+
+    effort: the number of steps taken on the multipliers of the whole network; a tenth of them is spent on each layer on
+    the way. A step is a Cholesky factorisation in the number of uncertain neurons, or some ten forward and backward
+    passes where these are many. The bound is valid after any number. Other arguments, shapes and errors as in
+    `local_bound`; each of the `outputs` is bounded by itself. Inputs of a batch are treated one after another, and
+    independently. Source: docs/joint_bound.md.
+    """
+    check_input(x0)
+    if effort < 1:
+        raise ValueError(f"effort is {effort}; a positive number of steps is wanted")
+    eps = check_eps(eps, x0).clamp(min=EPS_MIN)
+    graph = read(net, x0)
+    batch = eps.shape[0]
+    outputs = check_outputs(outputs, graph, batch).to(x0.device)
+    norms = StageNorms(x0.dtype, graph.norm_count, tolerance, 0.5 * failure_probability, True, seed)
+    product = propagate(graph, x0, eps, norms)
+    local = finish(graph, product, norms, outputs)
+    x0 = x0.expand(batch, *x0.shape[1:])
+    job = Job(graph, effort, tolerance, 0.5 * failure_probability, seed)
+    results = [job(x0[b : b + 1], float(eps[b]), outputs[b], _only(product, b)) for b in range(batch)]
+    return _collect(local, results)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The joint bound of one input: value (K,) or (1,), before refinement, growth (name, gain) of each block."""
+
+    value: Tensor
+    before: Tensor
+    growth: list[tuple[str, float]]
+    uncertain: dict[str, tuple[int, int]]
+    groups: int
+    status: str
+    failure: float
+    passes: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for every input of a batch."""
+
+    graph: Graph
+    effort: int
+    tolerance: float
+    failure_probability: float
+    seed: int
+
+    @torch.no_grad()
+    def __call__(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, Source]) -> Result:
+        """The joint bound at x0 (1, *shape) for outputs (K, m), or (0, m) for the whole output."""
+        for dense in (True, False):
+            try:
+                return self._run(x0, eps, outputs, product, dense)
+            except (TooManyGroups, Infeasible, torch.linalg.LinAlgError) as error:
+                why = error
+        nothing = x0.new_full((max(1, len(outputs)),), torch.inf, dtype=torch.float64)
+        growth = [(plan.stage.name, float(product[plan.name].gain)) for plan in plans(self.graph)[0]]
+        return Result(nothing, nothing, growth, {}, 0, f"product bound: {why}", 0.0, 0.0)
+
+    def _run(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, Source], dense: bool) -> Result:
+        blocks, last = plans(self.graph)
+        vanishing = any(0.0 < float(source.gain) < 1.0 / SINGLE for source in product.values())
+        dtype = torch.float64 if vanishing else working_dtype(self.graph.stages, x0.dtype)
+        network = Network(self.graph.in_shape, [], None, x0.new_zeros((), dtype=dtype))
+        random = Random(self.failure_probability / (len(blocks) + 1), self.tolerance, self.seed)
+        groups = (DenseGroups if dense else PassGroups)(network, self.graph.cost, max(2, self.effort // 10), random)
+        rounding = Rounding(self.graph.in_shape, network.like, self.seed)
+        known, growth = start(x0), []
+        for plan in blocks:
+            off = product[plan.stage.nonlinear[0]].off[0]
+            y0, reach = build_block(network, plan, known, off, eps, dtype, groups)
+            e = rounding.through(network.blocks[-1])
+            gain = min(float(product[plan.name].gain), groups.layer_gain(network) + e)
+            known[plan.name] = Known(y0, reach, gain, e)
+            growth.append((plan.stage.name, gain))
+        network.last = last.to(dtype)
+        C = outputs.to(dtype) if len(outputs) else None
+        value, before = groups.outputs(network, C, self.effort)
+        rounded = rounding.output(last, C)
+        uncertain = {block.plan.stage.name: _counts(block) for block in network.blocks}
+        passes = network.work / max(1, self.graph.cost)
+        value, before, count = value + rounded, before + rounded, network.groups
+        return Result(value, before, growth, uncertain, count, groups.status, random.spent, passes)
+
+
+def _only(product: Propagated, b: int) -> dict[str, Source]:
+    """What the product bound knows of every layer, for input b alone."""
+
+    def pick(x: Tensor) -> Tensor:
+        return x[b % x.shape[0]][None]
+
+    return {
+        name: Source(pick(s.y0), pick(s.gain), pick(s.live), pick(s.error), pick(s.off), pick(s.drift))
+        for name, s in product.sources.items()
+    }
+
+
+def _counts(block: Block) -> tuple[int, int]:
+    """(uncertain neurons, uncertain pairs of windows)."""
+    pairs = sum(len(kinks.index) for kinks in block.kinks[: len(block.levels)])
+    return block.count - pairs, pairs
+
+
+def _collect(local: Bound, results: list[Result]) -> JointBound:
+    """The smaller of product and joint bound for each input, as one record."""
+    joint = torch.stack([r.value for r in results]).to(local.value) * (1.0 + SLACK)
+    before = torch.stack([r.before for r in results]).to(local.value)
+    joint, before = (x if local.value.dim() == 2 else x[:, 0] for x in (joint, before))
+    value = torch.fmin(local.value, joint)  # not NaN, which an overflow in float32 may give
+    names = [name for name, _ in results[0].growth]
+    growth = torch.tensor([[gain for _, gain in r.growth] for r in results], dtype=torch.float64).to(value)
+    top = value.amax(1) if value.dim() == 2 else value
+    along = torch.cat([torch.ones_like(top)[:, None], growth, top[:, None]], 1).clamp(min=TINY)
+    per_layer = [(name, along[:, i + 1] / along[:, i]) for i, name in enumerate([*names, local.per_layer[-1][0]])]
+    failure = local.failure_probability + max(r.failure for r in results)
+    passes = local.passes + sum(r.passes for r in results) / len(results)
+    fall = None if local.fall is None else torch.fmin(local.fall, joint)
+    return JointBound(
+        value, per_layer, failure, passes, fall,
+        before_refinement=torch.fmin(local.value, before), uncertain=[r.uncertain for r in results],
+        groups=[r.groups for r in results], status=[r.status for r in results],
+    )  # fmt: skip

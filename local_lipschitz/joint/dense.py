@@ -1,0 +1,280 @@
+"""The joint bound with the rows of all uncertain groups at hand (docs/joint_bound.md, sections 3 to 5).
+
+For networks whose uncertain neurons are a few thousand: one backward pass a group gives its row of [Q T], and from
+then on everything is dense linear algebra in the number of groups, in float64, whatever the size of the network. The
+rows are computed in the working dtype; their rounding is covered by `slack`, outward, on W and S.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from ..joint_operator.operator import Network
+from ..norms.spectral_norm import rounding_slack
+from .certificate import Random
+from .descent import TINY, Point, log_norm, newton
+from .passes import BASIS, BLOCK, ROUNDS, SMALL_OUTPUT, Infeasible, directions, layer_gain, top
+
+CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
+LIMIT = 3000  # groups
+COLUMNS = 4096  # of rows in float64 at a time
+ALONE = 200  # effort from which each output gets multipliers of its own: about a per cent, at twice the cost
+MEMORY = 2**27  # elements of all their rows
+WORK = 2e12  # multiplications spent on rows, or
+ROWS = 600  # times those of the network
+# p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
+STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.0005))
+SLACK = 1e-9  # of S and W, outward: the float64 algebra, over at most some 10⁵ terms
+
+
+def rows(network: Network, seeds: Tensor | int) -> tuple[Tensor, Tensor]:
+    """[N P] for the output rows `seeds` (k, m), or [Q T] of the last `seeds` groups.
+
+    (k, n) in the working dtype, (k, number of groups before) in float64.
+    """
+    k, G = (seeds if isinstance(seeds, int) else len(seeds)), network.groups
+    deltas, ws = [], []
+    part = max(1, CHUNK // network.widest)
+    for first in range(0, k, part):
+        size = min(part, k - first)
+        f, v = network.like.new_zeros(size, network.out_size), network.like.new_zeros(size, G)
+        if isinstance(seeds, int):
+            v[:, G - k + first : G - k + first + size].fill_diagonal_(1.0)
+        else:
+            f = seeds[first : first + size]
+        delta, w = network.adjoint(f, v)
+        deltas.append(delta)
+        ws.append((w[:, : G - k] if isinstance(seeds, int) else w).double())
+    return torch.cat(deltas), torch.cat(ws)
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """a bᵀ in float64, some columns at a time, so that no float64 copy of long rows is made."""
+    total = a.new_zeros(len(a), len(b), dtype=torch.float64)
+    for part_a, part_b in zip(a.split(COLUMNS, 1), b.split(COLUMNS, 1), strict=True):
+        total += part_a.double() @ part_b.double().T
+    return total
+
+
+class DenseGroups:
+    """The matrices Q, T and multipliers μ of the groups so far, growing in the order of the layers."""
+
+    status = "dense"
+
+    def __init__(self, network: Network, cost: int, steps: int, random: Random) -> None:
+        self.network, self.cost, self.steps, self.random = network, cost, steps, random
+        like = network.like.double()
+        self.slack = SLACK
+        self.Q = network.like.new_zeros(0, math.prod(network.in_shape))
+        self.QQ, self.T, self.mu = like.new_zeros(0, 0), like.new_zeros(0, 0), like.new_zeros(0)
+        self.first = 0  # groups of the first kink layer: nothing uncertain lies before them
+
+    def gains(self, network: Network, count: int) -> Tensor:
+        total = count + len(self.mu)
+        too_dear = network.work + count * network.cost > max(WORK, ROWS * self.cost)
+        if total > LIMIT or total * self.Q.shape[1] > MEMORY or too_dear:
+            raise TooManyGroups
+        self.slack = SLACK + rounding_slack(network.like.dtype, network.terms)
+        self.candidates = Rows(self, *rows(network, count))
+        if len(self.mu):
+            self.mu = self.candidates.improve(self.mu, self.steps, True)
+        return (self.candidates.diagonal(self.mu) * (1.0 + self.slack)).sqrt()
+
+    def add(self, network: Network, kept: Tensor, g: Tensor) -> None:
+        """μ ∝ g² for the new groups, twice what makes W positive definite."""
+        k, G = len(g), len(self.mu)
+        if k == 0:
+            return
+        delta, w = self.candidates.delta[kept], self.candidates.P[kept]
+        S = self.candidates.matrix(self.mu)[kept][:, kept]
+        d = S.diagonal().clamp(min=torch.finfo(S.dtype).tiny)
+        top = _largest(S / (d.sqrt()[:, None] * d.sqrt()), self.random)
+        self.first = self.first or k
+        cross = products(delta, self.Q)
+        self.QQ = torch.cat([torch.cat([self.QQ, cross.T], 1), torch.cat([cross, products(delta, delta)], 1)])
+        self.Q = torch.cat([self.Q, delta])
+        T = w.new_zeros(G + k, G + k)
+        T[:G, :G], T[G:, :G] = self.T, w
+        self.T, self.mu = T, torch.cat([self.mu, 2.0 * top * d])
+
+    def factor(self, mu: Tensor) -> Tensor | None:
+        """The Cholesky factor of W(μ) less its slack, or None where that is not positive definite."""
+        scale = mu.rsqrt()
+        W = -self.QQ * scale[:, None] * scale
+        T = self.T[self.first :] * mu.sqrt() * scale[self.first :, None]
+        W[self.first :, self.first :] -= T @ T.T
+        W.diagonal().add_(1.0 - self.slack)
+        L, info = torch.linalg.cholesky_ex(W)
+        return None if int(info) or not bool(torch.isfinite(L).all()) else L / scale[:, None]
+
+    def layer_gain(self, network: Network) -> float:
+        mu = self.mu.to(network.like.dtype)
+        if len(mu) == 0:
+            return layer_gain(network, mu, mu.new_ones(1), self.random)
+        found = top(network, mu, directions(BLOCK, network, self.random))
+        return math.inf if found is None else layer_gain(network, mu, found.gamma, self.random)
+
+    def outputs(self, network: Network, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:
+        """Bounds of the whole output (1,) or of each of C (K, m): at the end, and before refinement."""
+        self.slack = SLACK + rounding_slack(network.like.dtype, network.terms)
+        function = Rows(self, *rows(network, torch.eye(network.out_size).to(network.like) if C is None else C))
+        before = function.bounds(self.mu, C is not None)
+        if len(self.mu) == 0:
+            return before, before
+        best, mu = before, self.mu
+        many = C is None and network.out_size > SMALL_OUTPUT
+        for _ in range(ROUNDS if many else 1):
+            part = function.top(mu, 2 * BASIS) if many else function
+            mu = part.improve(mu, max(1, effort // ROUNDS) if many else effort, C is not None)
+            best = torch.minimum(best, function.bounds(mu, C is not None))
+        if C is not None and effort >= ALONE:
+            alone = [function.row(k) for k in range(len(C))]
+            own = [row.bounds(row.improve(mu, effort // 8, True, STAGES[2:]), True) for row in alone]
+            best = torch.minimum(best, torch.cat(own))
+        return best, before
+
+
+class TooManyGroups(Exception):
+    """More uncertain groups than the dense path takes."""
+
+
+class Rows:
+    """The functions [N P] on top of the groups: their matrix S(μ), what it depends on, and better multipliers."""
+
+    def __init__(self, groups: DenseGroups, delta: Tensor, w: Tensor) -> None:
+        self.groups, self.P = groups, w
+        self.NN_diagonal, self.delta = torch.linalg.vector_norm(delta, dim=1, dtype=torch.float64).square(), delta
+        self.NQ = products(delta, groups.Q)
+
+    @cached_property
+    def NN(self) -> Tensor:
+        return products(self.delta, self.delta)
+
+    def _solve(self, mu: Tensor) -> tuple[Tensor, Tensor] | None:
+        L = self.groups.factor(mu)
+        if L is None:
+            return None
+        C = self.NQ + (self.P * mu) @ self.groups.T.T
+        return L, torch.linalg.solve_triangular(L, C.T, upper=False)
+
+    def _feasible(self, mu: Tensor) -> tuple[Tensor, Tensor]:
+        solved = self._solve(mu)
+        if solved is None:
+            raise Infeasible("the multipliers found are not feasible")
+        return solved
+
+    def diagonal(self, mu: Tensor) -> Tensor:
+        """S_ii(μ), the squared bound of each row by itself."""
+        if len(mu) == 0:
+            return self.NN_diagonal
+        _, X = self._feasible(mu)
+        return self.NN_diagonal + (self.P.square() * mu).sum(1) + X.square().sum(0)
+
+    def matrix(self, mu: Tensor) -> Tensor:
+        """S(μ)."""
+        if len(mu) == 0:
+            return self.NN
+        _, X = self._feasible(mu)
+        return self.NN + (self.P * mu) @ self.P.T + X.T @ X
+
+    def bounds(self, mu: Tensor, each: bool) -> Tensor:
+        """√ of the largest eigenvalue of S(μ), (1,), or of its diagonal; valid for every μ with W(μ) ≻ 0."""
+        S = self.diagonal(mu) if each else torch.linalg.eigvalsh(self.matrix(mu))[-1:]
+        return (S * (1.0 + self.groups.slack)).sqrt()
+
+    def row(self, k: int) -> Rows:
+        """One of the functions."""
+        return Rows(self.groups, self.delta[k : k + 1], self.P[k : k + 1])
+
+    def top(self, mu: Tensor, count: int) -> Rows:
+        """The functions F·[N P] for the `count` directions F in which S(μ) is largest: the others hardly matter."""
+        F = torch.linalg.eigh(self.matrix(mu))[1][:, -count:].T
+        return Rows(self.groups, F.to(self.delta) @ self.delta, F @ self.P)
+
+    def improve(self, mu: Tensor, steps: int, each: bool, stages=STAGES) -> Tensor:
+        """Better multipliers for the mean of log S_ii (`each`), or else for the largest eigenvalue of S.
+
+        An interior-point method: the objective plus −τ log det(W scaled to unit diagonal μ), for falling τ; the largest
+        eigenvalue is smoothed to a p-norm, for growing p.
+        """
+        for p, tau in stages:
+            tau = tau / len(mu)
+            if steps <= 1:
+                break
+            objective = partial(self._point, p=None if each else p, tau=tau)
+            mu, used = newton(objective, mu, steps, 0.1 * tau * len(mu))
+            steps -= used
+        return mu
+
+    def _point(self, mu: Tensor, p: float | None, tau: float) -> Point | None:
+        """Value and derivatives in log μ: ∂S/∂μ_g = E_gE_gᵀ − Y_gY_gᵀ with Y = W⁻¹C, E = Pᵀ + TᵀY."""
+        solved = self._solve(mu)
+        if solved is None:
+            return None
+        L, X = solved
+        T = self.groups.T
+        Y = torch.linalg.solve_triangular(L.T, X, upper=True)  # (G, k)
+        E = self.P.T + T.T @ Y
+        if p is None:
+            S = self.NN_diagonal + (self.P.square() * mu).sum(1) + X.square().sum(0)
+            S = S.clamp(min=torch.finfo(S.dtype).tiny)
+            value, weight = float(S.log().mean()), 1.0 / (S * len(S))
+        else:
+            S, basis = torch.linalg.eigh(self.NN + (self.P * mu) @ self.P.T + X.T @ X)
+            value, weight = log_norm(S, p)
+            E, Y = E @ basis, Y @ basis
+        slope = (E.square() - Y.square()) @ weight
+        inverse = _inverse(L)
+        first = self.groups.first  # rows of T before it are zero
+        half = inverse[:, first:] @ T[first:]
+        full = T[first:].T @ half[first:]
+        barrier = 2.0 * L.diagonal().log().sum() - mu.log().sum()
+        gradient = slope - tau * (inverse.diagonal() - full.diagonal())
+
+        def hessian() -> Tensor:
+            # d²S = 2 RᵀW⁻¹R with R = T dμ E − dμ Y; what makes the logarithms concave is left out
+            cross = half * ((Y * weight) @ E.T)
+            H = full * ((E * weight) @ E.T) - cross - cross.T + inverse * ((Y * weight) @ Y.T)
+            H = 2.0 * H + tau * (inverse.square() - half.square() - half.T.square() + full.square())
+            if p is not None:
+                for i, j, factor in _mixing(S, p):
+                    J = E[:, i] * E[:, j] - Y[:, i] * Y[:, j]
+                    H.addr_(J, J, alpha=factor)
+                H.addr_(slope, slope, alpha=1.0 - p)
+            return H * mu[:, None] * mu
+
+        return Point(value - tau * float(barrier), mu * gradient + tau, hessian)
+
+
+def _inverse(L: Tensor) -> Tensor:
+    """(L Lᵀ)⁻¹, by matrix products: torch.cholesky_inverse is some fifteen times slower at a thousand groups."""
+    X = torch.linalg.solve_triangular(L, torch.eye(len(L), dtype=L.dtype, device=L.device), upper=False)
+    return X.T @ X
+
+
+def _mixing(S: Tensor, p: float) -> list[tuple[int, int, float]]:
+    """(i, j, factor) of the second derivative of log ‖S‖_p by which eigenvectors turn; negligible ones left out."""
+    ratio = (S / S[-1].clamp(min=torch.finfo(S.dtype).tiny)).clamp(min=0.0)
+    total = max(float(ratio.pow(p).sum() * S[-1].square()), TINY)
+    result = []
+    for i in range(len(S)):
+        for j in range(i + 1):
+            a, b = float(ratio[i]), float(ratio[j])
+            divided = (p - 1) * a ** (p - 2) if a - b < 1e-6 else (a ** (p - 1) - b ** (p - 1)) / (a - b)
+            if divided > 1e-3:
+                result.append((i, j, (1.0 if i == j else 2.0) * divided / total))
+    return result
+
+
+def _largest(S: Tensor, random: Random) -> float:
+    """The largest eigenvalue of a correlation matrix; of a large one roughly, hardly below it by more than a tenth."""
+    if len(S) <= 400:
+        return float(torch.linalg.eigvalsh(S)[-1].clamp(min=1.0))
+    x = random.normal(len(S), 4, S)
+    for _ in range(20):
+        x = torch.linalg.qr(S @ x)[0]
+    return max(1.0, float(torch.linalg.matrix_norm(S @ x, 2)))

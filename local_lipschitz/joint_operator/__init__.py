@@ -1,0 +1,1 @@
+"""The network near x0 as one linear operator with kinks."""

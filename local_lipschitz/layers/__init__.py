@@ -1,0 +1,1 @@
+"""The network as linear maps and nonlinear units."""

@@ -1,0 +1,117 @@
+"""Lower bounds of the anchored local Lipschitz constant: the largest quotient ‖f(x) − f(x0)‖ / ‖x − x0‖ found.
+
+Points are searched in the network's own dtype; the quotient that is returned is evaluated in float64 at a point that
+was really visited, by passing the difference through the layers, so that nothing cancels however small ε is, and less
+its rounding. So a lower bound never exceeds the truth by noise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .inputs import check_eps, check_input
+from .layers.graph import Graph
+from .reading.read import read
+
+KEEP = 8  # of each batch of samples, re-evaluated in float64
+ROUNDING = 1e-11  # relative, of a quotient in float64
+
+
+@torch.no_grad()
+def random_lower_bound(
+    net: nn.Module, x0: Tensor, eps: float | Tensor, samples: int = 100_000, seed: int = 0, batch: int = 1000
+) -> Tensor:
+    """Largest quotient over `samples` points drawn uniformly from each ball ‖x − x0‖ ≤ eps: (B,) float64.
+
+    Guaranteed: attained in the ball, to rounding, which is subtracted. x0 (B, *input shape) and eps as in
+    `local_bound`. `batch` points are evaluated at a time. Source: Avant & Morgansen 2023, Section V.
+    """
+    check_input(x0)
+    eps, graph = check_eps(eps, x0), read(net, x0)
+    generator = torch.Generator(x0.device).manual_seed(seed)
+    best = []
+    for anchor, radius in zip(x0.expand(eps.shape[0], *x0.shape[1:]).split(1), eps, strict=True):
+        f0 = net(anchor)
+        found = torch.zeros((), dtype=torch.float64, device=x0.device)
+        for start in range(0, samples, batch):
+            delta = ball_samples(anchor, radius, min(batch, samples - start), generator)
+            rough = _norm(net(anchor + delta) - f0) / _norm(delta)
+            promising = delta[rough.topk(min(KEEP, len(delta))).indices]
+            found = torch.maximum(found, quotients(graph, anchor, promising).amax())
+        best.append(found)
+    return torch.stack(best)
+
+
+def gradient_lower_bound(
+    net: nn.Module, x0: Tensor, eps: float | Tensor, starts: int = 32, steps: int = 40, seed: int = 0, batch: int = 32
+) -> Tensor:
+    """Largest quotient that gradient ascent on ‖f(x) − f(x0)‖ finds within each ball: (B,) float64.
+
+    Each start ascends on a sphere of its own, of radius eps down to eps/1000, because the quotient need not be largest
+    on the boundary. A step turns the direction δ/‖δ‖ towards the gradient; an infinitely long one is a step of power
+    iteration on the Jacobian. Guaranteed and arguments as in `random_lower_bound`.
+    """
+    check_input(x0)
+    eps, graph = check_eps(eps, x0), read(net, x0)
+    generator = torch.Generator(x0.device).manual_seed(seed)
+    best = []
+    for anchor, radius in zip(x0.expand(eps.shape[0], *x0.shape[1:]).split(1), eps, strict=True):
+        spheres = radius * torch.logspace(0, -3, starts, dtype=torch.float64, device=x0.device)
+        found = [
+            quotients(graph, anchor, _ascend(net, anchor, part, steps, generator)).amax()
+            for part in spheres.to(x0.dtype).split(batch)
+        ]
+        best.append(torch.stack(found).amax())
+    return torch.stack(best)
+
+
+def _ascend(net: nn.Module, anchor: Tensor, spheres: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    """The best δ (starts, *input shape) of each start on its sphere ‖δ‖ = spheres."""
+    with torch.no_grad():
+        f0 = net(anchor)
+    direction = torch.randn(
+        len(spheres), *anchor.shape[1:], generator=generator, device=anchor.device, dtype=anchor.dtype
+    )
+    direction = direction / _per_start(_norm(direction), direction)
+    best, best_value = direction, torch.full_like(spheres, -1.0)
+    for step in range(steps + 1):
+        delta = (_per_start(spheres, direction) * direction).requires_grad_()
+        change = _norm(net(anchor + delta) - f0)
+        (gradient,) = torch.autograd.grad(change.sum(), delta)
+        better = change.detach() > best_value
+        best_value = torch.where(better, change.detach(), best_value)
+        best = torch.where(_per_start(better, direction), delta.detach(), best)
+        length = 10.0 * 0.01 ** (step / steps)  # against the unit direction: power iteration first, then small turns
+        ascent = gradient / _per_start(_norm(gradient).clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
+        direction = direction + length * ascent
+        direction = direction / _per_start(_norm(direction), direction)
+    return best
+
+
+@torch.no_grad()
+def quotients(graph: Graph, x0: Tensor, delta: Tensor) -> Tensor:
+    """‖f(x0 + δ) − f(x0)‖ / ‖δ‖ in float64 for each δ (N, *input shape), less its rounding; 0 for δ = 0."""
+    delta = delta.double()
+    length = _norm(delta)
+    change = _norm(graph.difference(x0.double(), delta))
+    return torch.where(length > 0, change / length, 0.0) * (1.0 - ROUNDING)
+
+
+def ball_samples(x0: Tensor, radius: Tensor | float, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """`count` vectors δ (count, *input shape) uniform in the ball ‖δ‖ ≤ radius."""
+    shape = (count, *x0.shape[1:])
+    delta = torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device)
+    n = x0[0].numel()
+    u = torch.rand(count, generator=generator, dtype=x0.dtype, device=x0.device)
+    length = torch.as_tensor(radius, dtype=x0.dtype, device=x0.device) * u ** (1.0 / n)
+    return delta * _per_start(length / _norm(delta), delta)
+
+
+def _norm(v: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(v.flatten(1), dim=1)
+
+
+def _per_start(factor: Tensor, like: Tensor) -> Tensor:
+    """(N,) shaped to multiply (N, *shape)."""
+    return factor.reshape(-1, *(1,) * (like.dim() - 1))

@@ -1,0 +1,1 @@
+"""Certified spectral norms of linear operators; knows no network."""

@@ -1,0 +1,1 @@
+"""The bound of the paper: a product of layer norms."""
