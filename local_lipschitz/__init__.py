@@ -4,11 +4,11 @@ Reproduces and extends P. Avant and K. A. Morgansen, Analytical Bounds on the Lo
 Networks, IEEE TNNLS 2023, doi 10.1109/TNNLS.2023.3273228.
 """
 
+from .errors import UnsupportedLayerError
 from .joint.bound import JointBound, joint_bound
 from .product.bound import Bound, global_bound, local_bound
 from .product.description import describe
 from .radius import Radius, certified_radius
-from .reading.read import UnsupportedLayerError
 
 __all__ = [
     "Bound",

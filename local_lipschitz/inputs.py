@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .layers.graph import Graph
-from .layers.linear_maps import size
-
 
 def check_input(x0: Tensor) -> None:
     """ValueError unless x0 is a finite floating-point batch (B, *input shape)."""
@@ -39,9 +36,11 @@ def check_eps(eps: float | Tensor, x0: Tensor) -> Tensor:
     return eps
 
 
-def check_outputs(outputs: Tensor | None, graph: Graph, batch: int) -> Tensor:
-    """outputs as (batch, K, m) float64; K = 0 for None. ValueError for another shape, NaN or infinite entries."""
-    m = size(graph.out_shape)
+def check_outputs(outputs: Tensor | None, m: int, batch: int) -> Tensor:
+    """outputs of a network with m of them, as (batch, K, m) float64; K = 0 for None.
+
+    ValueError for another shape, NaN or infinite entries.
+    """
     if outputs is None:
         return torch.empty(batch, 0, m, dtype=torch.float64)
     full = outputs.double().expand(batch, -1, -1) if outputs.dim() == 2 else outputs.double()
@@ -50,3 +49,31 @@ def check_outputs(outputs: Tensor | None, graph: Graph, batch: int) -> Tensor:
     if not bool(torch.isfinite(full).all()):
         raise ValueError("outputs contains NaN or infinite values")
     return full.expand(batch, -1, -1)
+
+
+def check_label(label: Tensor | None, y: Tensor) -> Tensor:
+    """The class of each input, (B,) int64: `label`, or that of the largest of the outputs y (B, m).
+
+    ValueError for one output only, or where another output is larger than that of the given label.
+    """
+    if y.shape[1] < 2:
+        raise ValueError("the network has one output; a class needs at least two to be compared")
+    predicted = y.argmax(1)
+    if label is None:
+        return predicted
+    label = torch.as_tensor(label, device=y.device)
+    valid = label.shape == predicted.shape and not label.is_floating_point()
+    if not valid or not bool(((label >= 0) & (label < y.shape[1])).all()):
+        raise ValueError(f"label is {label.tolist()}; {y.shape[0]} classes from 0 to {y.shape[1] - 1} are wanted")
+    label = label.long()
+    wrong = (y.gather(1, label[:, None])[:, 0] < y.amax(1)).nonzero()[:, 0].tolist()
+    if wrong:
+        i, count = wrong[0], f"{len(wrong)} of {len(y)} inputs are not of their label"
+        raise ValueError(f"input {i} is classified as {int(predicted[i])}, not as its label {int(label[i])} ({count})")
+    return label
+
+
+def other_classes(label: Tensor, m: int) -> Tensor:
+    """The m − 1 classes that are not `label` (B,), in ascending order: (B, m − 1)."""
+    others = torch.arange(m - 1, device=label.device).expand(label.shape[0], -1)
+    return others + (others >= label[:, None])

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .inputs import check_input
+from .inputs import check_input, check_label, other_classes
 from .layers.rounding import output
 from .product.bound import Bound, global_bound, local_bound
 from .product.propagation import SLACK
@@ -81,34 +81,6 @@ def certified_radius(
     if bound is global_bound:
         return _closed_form(certificate, held)
     return _search(certificate, held, rtol)
-
-
-def check_label(label: Tensor | None, y: Tensor) -> Tensor:
-    """The class of each input, (B,) int64: `label`, or that of the largest of the outputs y (B, m).
-
-    ValueError for one output only, or where another output is larger than that of the given label.
-    """
-    if y.shape[1] < 2:
-        raise ValueError("the network has one output; a class needs at least two to be compared")
-    predicted = y.argmax(1)
-    if label is None:
-        return predicted
-    label = torch.as_tensor(label, device=y.device)
-    valid = label.shape == predicted.shape and not label.is_floating_point()
-    if not valid or not bool(((label >= 0) & (label < y.shape[1])).all()):
-        raise ValueError(f"label is {label.tolist()}; {y.shape[0]} classes from 0 to {y.shape[1] - 1} are wanted")
-    label = label.long()
-    wrong = (y.gather(1, label[:, None])[:, 0] < y.amax(1)).nonzero()[:, 0].tolist()
-    if wrong:
-        i, count = wrong[0], f"{len(wrong)} of {len(y)} inputs are not of their label"
-        raise ValueError(f"input {i} is classified as {int(predicted[i])}, not as its label {int(label[i])} ({count})")
-    return label
-
-
-def other_classes(label: Tensor, m: int) -> Tensor:
-    """The m − 1 classes that are not `label` (B,), in ascending order: (B, m − 1)."""
-    others = torch.arange(m - 1, device=label.device).expand(label.shape[0], -1)
-    return others + (others >= label[:, None])
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..inputs import check_input
-from ..radius import check_label, other_classes
+from ..inputs import check_input, check_label, other_classes
 
 HALVES = 40  # bisections of a line
 

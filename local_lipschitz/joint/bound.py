@@ -16,6 +16,7 @@ from ..joint_operator.build import Known, build_block, start
 from ..joint_operator.measured_rounding import Rounding
 from ..joint_operator.operator import Block, Network, plans
 from ..layers.graph import Graph
+from ..layers.linear_maps import size
 from ..precision import no_tf32
 from ..product.bound import Bound, finish
 from ..product.propagation import EPS_MIN, TINY, Propagated, Source, propagate
@@ -68,7 +69,7 @@ def joint_bound(
     eps = check_eps(eps, x0).clamp(min=EPS_MIN)
     graph = read(net, x0)
     batch = eps.shape[0]
-    outputs = check_outputs(outputs, graph, batch).to(x0.device)
+    outputs = check_outputs(outputs, size(graph.out_shape), batch).to(x0.device)
     norms = StageNorms(x0.dtype, graph.norm_count, tolerance, 0.5 * failure_probability, True, seed)
     product = propagate(graph, x0, eps, norms)
     local = finish(graph, product, norms, outputs)

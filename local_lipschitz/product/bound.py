@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..inputs import check_eps, check_input, check_outputs
 from ..layers.graph import Graph
+from ..layers.linear_maps import size
 from ..precision import no_tf32
 from ..reading.read import read
 from .falls import falls
@@ -53,8 +54,9 @@ def global_bound(
     """
     check_input(x0)
     graph = read(net, x0)
+    outputs = check_outputs(outputs, size(graph.out_shape), x0.shape[0])
     norms = StageNorms(x0.dtype, graph.norm_count, tolerance, failure_probability, certified, seed)
-    return finish(graph, propagate(graph, x0[:1], None, norms), norms, check_outputs(outputs, graph, x0.shape[0]))
+    return finish(graph, propagate(graph, x0[:1], None, norms), norms, outputs)
 
 
 @no_tf32()
@@ -80,8 +82,9 @@ def local_bound(
     check_input(x0)
     eps = check_eps(eps, x0)
     graph = read(net, x0)
+    outputs = check_outputs(outputs, size(graph.out_shape), eps.shape[0])
     norms = StageNorms(x0.dtype, graph.norm_count, tolerance, failure_probability, certified, seed)
-    return finish(graph, propagate(graph, x0, eps, norms), norms, check_outputs(outputs, graph, eps.shape[0]))
+    return finish(graph, propagate(graph, x0, eps, norms), norms, outputs)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +10,8 @@ from torch import Tensor
 
 from ..errors import UnsupportedLayerError
 from ..layers.linear_maps import Convolution, Dense, Diagonal, Select, Separable, Shape, convolution
+from .symbol import Traced
 from .tensor_functions import inner_dim
-
-if TYPE_CHECKING:
-    from .tracer import Traced
 
 
 def linear(x: Traced, weight: Tensor, bias: Tensor | None = None) -> Traced:

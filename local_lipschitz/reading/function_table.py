@@ -85,6 +85,7 @@ FUNCTIONS: dict[str, Callable] = {
     "squeeze": t.squeeze,
     "permute": t.permute,
     **dict.fromkeys(["transpose", "swapaxes", "swapdims"], t.transpose),
+    **dict.fromkeys(["mT", "mH", "adjoint"], lambda x: t.transpose(x, -2, -1)),
     "getitem": t.getitem,
     "split": t.split,
     "chunk": t.chunk,

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from ..errors import UnsupportedLayerError
 from ..layers.activations import RELU, MaxPool, PiecewiseLinear
 from .affine_functions import check_spatial, per_axis, per_channel
-
-if TYPE_CHECKING:
-    from .tracer import Traced
+from .symbol import Traced
 
 
 def max_pool2d(

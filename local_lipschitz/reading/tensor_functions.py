@@ -6,21 +6,15 @@ Handlers as in function_table.py. Every one keeps the batch dimension a batch: w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from ..errors import UnsupportedLayerError
 from ..layers.graph import Concat, Sum
 from ..layers.linear_maps import Dense, Diagonal, Reshape, Shape
-
-if TYPE_CHECKING:
-    from .tracer import Traced
-
-# The batch size that traced code sees. A prime that no network writes down: a result whose first dimension is still
-# this number has kept its batch.
-BATCH = 5
+from .symbol import BATCH, Traced, is_traced
 
 Constant = int | float | Tensor
 Operand = Any  # a Traced or a Constant
@@ -74,10 +68,6 @@ def _scaled(x: Operand, factor: float) -> Operand:
     if factor == 1.0:
         return x
     return mul(x, factor) if is_traced(x) else factor * x
-
-
-def is_traced(x: object) -> bool:
-    return isinstance(x, fx.Proxy)
 
 
 def constant_like(value: Constant, x: Traced) -> Tensor:

@@ -8,158 +8,27 @@ work. Parameters, buffers and constants are ordinary tensors there, and what is 
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from ..errors import UnsupportedLayerError
-from ..layers.activations import MaxPool
-from ..layers.graph import INPUT, Call, Graph, Layer, Op
-from ..layers.linear_maps import LinearMap, Permute, Reshape, Select, Shape
+from ..layers.graph import INPUT, Call, Graph, Layer
+from ..layers.linear_maps import Shape
 from .function_table import FUNCTIONS, NOT_SUPPORTED, REFUSED
-from .tensor_functions import BATCH
+from .symbol import Recording, Traced
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-class Traced(fx.Proxy):
-    """What the traced code sees as a tensor: a place in the graph and a shape.
-
-    `at` counts the operations so far, −1 for the network's input; `unbatched` is the shape without the batch.
-    """
-
-    __array_ufunc__ = None  # numpy numbers leave arithmetic to us
-    tracer: Reader
-
-    def __init__(self, tracer: Reader, at: int, unbatched: Shape) -> None:
-        super().__init__(None, tracer)  # type: ignore[arg-type]  # a node of fx's own graph, which is not used
-        self.at, self.unbatched = at, unbatched
-
-    def then(self, op: Op, bias: Tensor | None = None) -> Traced:
-        """What `op` makes of this, plus a bias that broadcasts."""
-        out_shape = op.out_shape if isinstance(op, LinearMap | MaxPool) else self.unbatched
-        return self.tracer.join(op, [self], out_shape, bias)
-
-    def reshaped(self, out_shape: Shape) -> Traced:
-        return self.then(Reshape(self.unbatched, out_shape))
-
-    def permuted(self, dims: Sequence[int]) -> Traced:
-        """Dimensions without the batch, as torch.permute counts them."""
-        if list(dims) == sorted(dims):
-            return self.copied()
-        return self.then(Permute(self.unbatched, tuple(self.unbatched[d] for d in dims), tuple(dims)))
-
-    def selected(self, index: tuple) -> Traced:
-        """self[:, *index]."""
-        at = (slice(None), *index)
-        out_shape = torch.empty(self.shape, device="meta")[at].shape[1:]
-        return self.then(Select(self.unbatched, tuple(out_shape), index))
-
-    def copied(self) -> Traced:
-        return Traced(self.tracer, self.at, self.unbatched)
-
-    def __repr__(self) -> str:
-        return f"a tensor of shape (batch, {', '.join(str(n) for n in self.unbatched)})"
-
-    # what code asks of a tensor without looking at its values
-
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size((BATCH, *self.unbatched))
-
-    @property
-    def ndim(self) -> int:
-        return len(self.unbatched) + 1
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.tracer.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.tracer.device
-
-    @property
-    def is_cuda(self) -> bool:
-        return self.device.type == "cuda"
-
-    @property
-    def requires_grad(self) -> bool:
-        return False
-
-    @property
-    def data(self) -> Traced:
-        return self.copied()
-
-    @property
-    def mT(self) -> Traced:
-        return FUNCTIONS["transpose"](self, -1, -2)
-
-    def size(self, dim: int | None = None) -> torch.Size | int:
-        return self.shape if dim is None else self.shape[dim]
-
-    def dim(self) -> int:
-        return self.ndim
-
-    def numel(self) -> int:
-        return self.shape.numel()
-
-    def is_floating_point(self) -> bool:
-        return True
-
-    def is_contiguous(self) -> bool:
-        return True
-
-    def __len__(self) -> int:
-        return BATCH
-
-    def __iter__(self) -> Iterator:
-        raise UnsupportedLayerError("forward() goes through the inputs of the batch one by one")
-
-    # x += y changes the tensor itself; fx would read it as x = x + y
-
-    def __iadd__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
-
-    def __getattr__(self, name: str) -> Any:
-        if not hasattr(torch.Tensor, name):
-            raise AttributeError(f"a tensor has no attribute {name!r}")
-        if not callable(getattr(torch.Tensor, name)):
-            raise UnsupportedLayerError(f"the attribute {name!r} of a layer's output is not supported")
-        return super().__getattr__(name)  # a method, to be called
-
-
-@dataclass(frozen=True)
-class Operation:
-    """An operation on earlier ones, known by their places."""
-
-    inputs: tuple[int, ...]
-    op: Op
-    shape: Shape
-    bias: Tensor | None
-
-
-class Reader(fx.Tracer):
+class Reader(Recording):
     """Collects the operations of a module, call by call."""
 
     def __init__(self, in_shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
-        none: Any = ()  # some versions of torch declare a tuple of exactly one
-        super().__init__(autowrap_modules=none)  # no need to catch math.sqrt and the like
-        self.in_shape, self.dtype, self.device = in_shape, dtype, device
-        self.operations: list[Operation] = []
+        super().__init__(dtype, device)
+        self.in_shape = in_shape
         self.calls: list[tuple[Call, range]] = []
         self.names: dict[nn.Module, str] = {}
         self.taken = {INPUT}
@@ -249,12 +118,6 @@ class Reader(fx.Tracer):
         raise UnsupportedLayerError(REFUSED["gt"])
 
     # bookkeeping
-
-    def join(self, op: Op, xs: Sequence[Traced], shape: Shape, bias: Tensor | None = None) -> Traced:
-        """A new operation on the given ones."""
-        bias = None if bias is None else bias.detach()
-        self.operations.append(Operation(tuple(x.at for x in xs), op, shape, bias))
-        return Traced(self, len(self.operations) - 1, shape)
 
     def _call(self, name: str, kind: str, function: Callable[[], Any]) -> Any:
         """One call of a layer or function; those that a torch.nn layer makes inside belong to it."""

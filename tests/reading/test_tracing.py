@@ -111,6 +111,7 @@ FORWARDS = {
     "in place": in_place,
     "in two halves": in_two_halves,
     "channel shuffle": channel_shuffle,
+    "attribute mT": lambda net, x: net.same(net.conv(x.mT.contiguous()).mH.relu()).mT.adjoint().mean((2, 3)),
     "padded shortcut": shortcut_with_padded_channels,
 }  # fmt: skip
 
