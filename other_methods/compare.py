@@ -28,11 +28,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from networks import ROOT
-from other_methods import script
-from other_methods.chain import random_chain
-from other_methods.methods import methods
-from other_methods.sampled import lower_bounds
-from other_methods.script import Problem, Row
+from other_methods.common import script
+from other_methods.common.chain import random_chain
+from other_methods.common.sampled import lower_bounds
+from other_methods.common.script import Problem, Row
+from other_methods.compare_methods import methods
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -24,12 +24,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from other_methods import script
-from other_methods.chain import Array, Ball, Chain, Domain
+from other_methods.common import script
+from other_methods.common.chain import Array, Ball, Chain, Domain
+from other_methods.common.preactivation import preactivation_bounds
+from other_methods.common.reduced import reduce
 from other_methods.lipmip_model import Programme, backward, forward
-from other_methods.preactivation import preactivation_bounds
 from other_methods.recurjac import jacobian_bounds
-from other_methods.reduced import reduce
 
 NORMS = {"inf": np.inf, "1": 1}
 

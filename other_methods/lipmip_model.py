@@ -17,9 +17,9 @@ from scipy.optimize import LinearConstraint, linprog, milp
 from scipy.sparse import csr_array, diags_array, eye_array, vstack
 from torch import Tensor
 
-from other_methods.chain import Array, Domain
-from other_methods.preactivation import Bounds, gamma
-from other_methods.reduced import Reduced
+from other_methods.common.chain import Array, Domain
+from other_methods.common.preactivation import Bounds, gamma
+from other_methods.common.reduced import Reduced
 
 TOLERANCE = 1e-9
 HIGHS = {

@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from other_methods import script
-from other_methods.certify import repaired_bound, smallest_rho
-from other_methods.chain import Array, Ball, Chain, Domain
-from other_methods.preactivation import preactivation_bounds
-from other_methods.reduced import Reduced, reduce
-from other_methods.sdp import cvxpy, solve
+from other_methods.common import script
+from other_methods.common.certify import repaired_bound, smallest_rho
+from other_methods.common.chain import Array, Ball, Chain, Domain
+from other_methods.common.preactivation import preactivation_bounds
+from other_methods.common.reduced import Reduced, reduce
+from other_methods.common.sdp import cvxpy, solve
 
 FORMS = ("neuron", "layer", "network")
 LARGE = 60  # unknowns in two neighbouring layers above which SCS, first order, beats CLARABEL, interior point

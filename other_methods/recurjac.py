@@ -21,9 +21,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from other_methods import script
-from other_methods.chain import Ball, Chain, Domain
-from other_methods.preactivation import ULP, Bounds, gamma, preactivation_bounds
+from other_methods.common import script
+from other_methods.common.chain import Ball, Chain, Domain
+from other_methods.common.preactivation import ULP, Bounds, gamma, preactivation_bounds
 
 FORMS = ("recurjac", "fastlip")
 NORMS = {"1": 1, "2": 2, "inf": np.inf}

@@ -24,10 +24,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from other_methods import script
-from other_methods.certify import spectral_norm
-from other_methods.chain import Chain
-from other_methods.preactivation import gamma
+from other_methods.common import script
+from other_methods.common.certify import spectral_norm
+from other_methods.common.chain import Chain
+from other_methods.common.preactivation import gamma
 
 FORMS = ("exact", "greedy", "autolip")
 TOLERANCE = 1e-9  # relative: a corner that is better by less is not looked for, and the result is raised by as much

@@ -12,17 +12,17 @@ from test_other_methods_exact import exact, small
 from torch import nn
 
 import networks.compnet
-from other_methods import certify
 from other_methods import lipsdp as lipsdp_module
-from other_methods.chain import Ball, Chain, as_module, chain_of, random_chain
+from other_methods.common import certify
+from other_methods.common.chain import Ball, Chain, as_module, chain_of, random_chain
+from other_methods.common.preactivation import preactivation_bounds
+from other_methods.common.reduced import reduce
+from other_methods.compare_methods import lipmip_l2, lipopt_l2
 from other_methods.eclipse import eclipse
 from other_methods.lipmip import lipmip
 from other_methods.lipopt import lipopt
 from other_methods.lipsdp import lipsdp
-from other_methods.methods import lipmip_l2, lipopt_l2
-from other_methods.preactivation import preactivation_bounds
 from other_methods.recurjac import recurjac
-from other_methods.reduced import reduce
 from other_methods.seqlip import autolip, factors, largest_exact, largest_greedy, seqlip
 
 

@@ -15,8 +15,8 @@ from test_other_methods_exact import small
 from torch import nn
 
 from local_lipschitz import UnsupportedLayerError
-from other_methods import script
-from other_methods.chain import Ball, Box, Chain, chain_of, random_chain
+from other_methods.common import script
+from other_methods.common.chain import Ball, Box, Chain, chain_of, random_chain
 from other_methods.eclipse import eclipse
 from other_methods.lipmip import lipmip
 from other_methods.lipopt import lipopt

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from other_methods.chain import Array, Ball, Box, Chain, random_chain
+from other_methods.common.chain import Array, Ball, Box, Chain, random_chain
+from other_methods.common.sampled import lower_bounds
 from other_methods.eclipse import eclipse
 from other_methods.lipmip import lipmip
 from other_methods.lipopt import lipopt
 from other_methods.lipsdp import lipsdp
 from other_methods.recurjac import recurjac
-from other_methods.sampled import lower_bounds
 from other_methods.seqlip import autolip, seqlip
 
 MARGIN = 1e-9  # a region that is thinner than this, or touches the set by less, does not count

@@ -15,10 +15,11 @@ import pytest
 import scipy.io
 from scripts import ROOT, copy_of_project, error_of, refused, run
 
-from other_methods import compare, script
-from other_methods.chain import Chain, random_chain
+from other_methods import compare
+from other_methods.common import script
+from other_methods.common.chain import Chain, random_chain
+from other_methods.common.script import Method, Row
 from other_methods.lipsdp import load_weights, save_weights
-from other_methods.script import Method, Row
 
 FIELDS = ["method", "quantity", "norm", "value", "rigorous", "seconds"]
 SMALL = ("--widths", "3", "5", "4", "2", "--eps", "0.3")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from local_lipschitz.lower_bounds import gradient_lower_bound
-from other_methods.chain import Array, Chain, as_module
+from other_methods.common.chain import Array, Chain, as_module
 
 ROUNDS = 12
 WORK = 4e8  # multiplications a round of the search may take

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from other_methods.chain import Array
-from other_methods.preactivation import ULP, gamma
-from other_methods.reduced import Reduced
+from other_methods.common.chain import Array
+from other_methods.common.preactivation import ULP, gamma
+from other_methods.common.reduced import Reduced
 
 
 def spectral_norm(M: Array) -> float:

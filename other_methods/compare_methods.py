@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 import local_lipschitz
-from other_methods.chain import Array, Ball, Chain, as_module
+from other_methods.common.chain import Array, Ball, Chain, as_module
+from other_methods.common.script import Method, Problem
 from other_methods.eclipse import eclipse
 from other_methods.lipmip import lipmip
 from other_methods.lipopt import lipopt
 from other_methods.lipsdp import lipsdp
 from other_methods.recurjac import recurjac
-from other_methods.script import Method, Problem
 from other_methods.seqlip import autolip, seqlip
 
 LIPMIP_NORM = "l2 (from l∞, l1 on the l∞ ball)"

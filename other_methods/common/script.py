@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 import networks
-from other_methods.chain import Array, Chain, chain_of, random_chain
+from other_methods.common.chain import Array, Chain, chain_of, random_chain
 from script_tools import command_line, results
 
 START_UP = 300.0  # seconds that a process may take to begin
