@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.vgg import make_layers
 
 from local_lipschitz import global_bound, local_bound
-from local_lipschitz.layers.activations import MaxPool
+from local_lipschitz.layers.max_pooling import MaxPool
 from local_lipschitz.lower_bounds import gradient_lower_bound, random_lower_bound
 from networks import alexnet, mnist
 from script_tools.batches import in_batches

@@ -12,8 +12,9 @@ from test_spectral import operator_of
 from torch import nn
 
 from local_lipschitz import local_bound
-from local_lipschitz.layers.activations import RELU, MaxPool
-from local_lipschitz.layers.graph import INPUT
+from local_lipschitz.layers.activations import RELU
+from local_lipschitz.layers.layer import INPUT
+from local_lipschitz.layers.max_pooling import MaxPool
 from local_lipschitz.lower_bounds import ball_samples
 from local_lipschitz.norms.spectral_norm import dense_norms, lanczos_norms
 from local_lipschitz.reading.read import read

@@ -12,9 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..layers.activations import RELU, PiecewiseLinear
-from ..layers.graph import INPUT, Stage
+from ..layers.activations import RELU, Activation
+from ..layers.layer import INPUT
 from ..layers.linear_maps import total
+from ..layers.stage import Stage
 from ..norms.spectral_norm import rounding_slack
 from ..product.propagation import LEAST, times
 from ..product.stage_norms import channels_last, pays_channels_last
@@ -108,7 +109,7 @@ def play(level: Level, x: Winners) -> tuple[Played, Winners]:
     return Played(torch.where(a_wins, -gap, gap), apart, h), Winners(x.y0.gather(1, first), off, up, down)
 
 
-def slopes(op: PiecewiseLinear, y0: Tensor, h: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
+def slopes(op: Activation, y0: Tensor, h: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
     """Anchored secant slopes [s_lo, s_hi] for anchors within y0 ± off; all of one shape."""
     return op.secant_slopes(y0, h * (1.0 + SLACK), off)
 
@@ -183,7 +184,7 @@ def _needed(levels: list[Level], played: list[Played], alive: Tensor) -> list[Te
 
 
 def _settle(
-    network: Network, block: Block, op: PiecewiseLinear, y0: Tensor, off: Tensor, g: Tensor, needed: Tensor,
+    network: Network, block: Block, op: Activation, y0: Tensor, off: Tensor, g: Tensor, needed: Tensor,
     eps: float, lost: float, groups: Groups,
 ) -> Tensor:  # fmt: skip
     """Append the kinks of φ = op at y0 ± off (*shape) with gains g to `block`; the reach of φ.

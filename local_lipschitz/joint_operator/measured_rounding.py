@@ -15,7 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..layers.graph import INPUT, Stage, keep
+from ..layers.layer import INPUT, keep
+from ..layers.stage import Stage
 from .operator import Block, Kinks
 
 SAMPLES, SAFETY = 3, 4.0

@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..layers.activations import MaxPool, PiecewiseLinear
-from ..layers.graph import INPUT, Graph, Stage
+from ..layers.activations import Activation
+from ..layers.graph import Graph
+from ..layers.layer import INPUT
 from ..layers.linear_maps import size
+from ..layers.max_pooling import MaxPool
+from ..layers.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Plan:
     name: str
     stage: Stage
     pool: MaxPool | None
-    activation: PiecewiseLinear | None
+    activation: Activation | None
 
 
 def plans(graph: Graph) -> tuple[list[Plan], Stage]:
@@ -117,7 +120,7 @@ def plans(graph: Graph) -> tuple[list[Plan], Stage]:
             result.append(Plan(name, stage, op, None))
             continue
         pool_name, pool = _pooled_by(graph, name)
-        if pool is not None and _non_decreasing(op):
+        if pool is not None and op.non_decreasing and op.same_within_channels(len(pool.in_shape)):
             merged.add(pool_name)
             result.append(Plan(pool_name, stage, pool, op))
         else:
@@ -133,10 +136,6 @@ def _pooled_by(graph: Graph, name: str) -> tuple[str, MaxPool | None]:
         if isinstance(pool, MaxPool):
             return pool_name, pool
     return "", None
-
-
-def _non_decreasing(op: PiecewiseLinear) -> bool:
-    return all(bool((torch.as_tensor(slope) >= 0).all()) for slope in op.slopes)
 
 
 @dataclass

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..norms.spectral_norm import rounding_slack
-from .activations import Nonlinear
-from .graph import INPUT, Graph, Stage, Sum
+from .graph import Graph
+from .layer import INPUT, Sum
 from .linear_maps import LinearMap
+from .stage import Stage
 
 REPEATS, SAFETY = 3, 4.0  # of the passes that measure rounding
 
@@ -48,9 +49,8 @@ def output(graph: Graph, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]
         signs[: len(x)] = 0.0
         y = y + signs * coarser * affine_rounding(stage, read_by, y)
         if stage.reader is not None:
-            op = stage.reader.op
-            assert isinstance(op, Nonlinear)
-            values[stage.reader.name] = op.apply(y)
+            name, op = stage.nonlinear
+            values[name] = op.apply(y)
     passes = y.reshape(1 + REPEATS, len(x), -1)
     return passes[0], SAFETY * (passes - passes[0]).abs().amax((0, 2))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..layers.activations import MaxPool, PiecewiseLinear
-from ..layers.graph import Call, Concat, Layer, Sum
+from ..layers.activations import Activation
+from ..layers.graph import Call
+from ..layers.layer import Concat, Layer, Sum
 from ..layers.linear_maps import Convolution, Dense, Diagonal, Separable
+from ..layers.max_pooling import MaxPool
 from ..reading.read import read
 from .bound import global_bound
 
@@ -59,7 +61,6 @@ def _word(layer: Layer) -> str:
         return "joins"
     if isinstance(op, MaxPool):
         return f"√{op.overlap}, windows that overlap" if op.overlap > 1 else "windows do not overlap"
-    if isinstance(op, PiecewiseLinear):
-        steepest = max(torch.as_tensor(slope).abs().max().item() for slope in op.slopes)
-        return f"secant slopes, up to {steepest:.4g}"
+    if isinstance(op, Activation):
+        return f"secant slopes, up to {op.steepest_slope(torch.zeros(1, *layer.shape)).max().item():.4g}"
     return "adds a constant" if layer.bias is not None else ""

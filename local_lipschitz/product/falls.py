@@ -16,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..layers.graph import Stage
 from ..layers.linear_maps import size, total
 from ..layers.rounding import gamma
+from ..layers.stage import Stage
 from .propagation import LEAST, TINY, Propagated, Slopes, total_reach
 
 ELEMENTS = 2**24  # of the rows held at a time, in the widest layer

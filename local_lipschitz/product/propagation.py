@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..layers.activations import Interval, MaxPool, PiecewiseLinear, merged, pool_anything
-from ..layers.graph import INPUT, Graph, Stage
+from ..layers.activations import Activation, Interval, merged
+from ..layers.graph import Graph
+from ..layers.layer import INPUT
 from ..layers.linear_maps import total
+from ..layers.max_pooling import MaxPool, pool_anything
 from ..layers.rounding import affine_rounding
+from ..layers.stage import Stage
 from .stage_norms import StageNorms
 
 # Row norms and slopes are computed in float64; this covers their rounding, outward.
@@ -94,7 +97,7 @@ def propagate(graph: Graph, x0: Tensor, eps: Tensor | None, norms: StageNorms) -
             slopes[reader] = Slopes(stage, *_slopes(op, y0, eps, reach, off), reach)
             r = slopes[reader].steepest
             live = r > 0
-            rounding = rounding * torch.where(live, op.steepest(y0), 0.0)
+            rounding = rounding * torch.where(live, op.steepest_slope(y0), 0.0)
             drift = _drift(op, y0, reach, off)
         gain, factor, error = stage_gain(stage, read_by, r, norms)
         error = error + norms_of(rounding)
@@ -113,7 +116,7 @@ def total_reach(row_norms: dict[str, Tensor], sources: dict[str, Source]) -> Ten
 
 
 def _slopes(
-    op: PiecewiseLinear, y0: Tensor, eps: Tensor | None, reach: Tensor, off: Tensor
+    op: Activation, y0: Tensor, eps: Tensor | None, reach: Tensor, off: Tensor
 ) -> tuple[Interval, Interval]:
     """To the left and to the right of every y0, (1 or B, *shape): any slope of φ for eps None, else those in reach."""
     if eps is None:
@@ -135,7 +138,7 @@ def _drifted(stage: Stage, sources: dict[str, Source]) -> Tensor | float:
     return stage.apply(drifts, Tensor.abs_).clamp(min=0.0)
 
 
-def _drift(op: PiecewiseLinear, y0: Tensor, reach: Tensor, off: Tensor) -> Tensor:
+def _drift(op: Activation, y0: Tensor, reach: Tensor, off: Tensor) -> Tensor:
     """|φ(y) − φ(y0)| for |y − y0| ≤ off, at most; 0 where y moves on the ball: φ is flat there if φ(y) does not."""
     still = reach == 0
     if not bool(still.any()):

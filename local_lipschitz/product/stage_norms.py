@@ -11,9 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..layers.graph import Stage
 from ..layers.linear_maps import Convolution, Shape, size
 from ..layers.rounding import lost_in_sums, sums_products
+from ..layers.stage import Stage
 from ..norms.lanczos import Operator
 from ..norms.spectral_norm import DENSE_SIDE, Norms, dense_norms, lanczos_norms
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..layers.graph import Graph, Layer
+from ..layers.graph import Graph
+from ..layers.layer import Layer
 from ..layers.linear_maps import CHUNK
 from ..layers.rounding import output
 from .tracer import module_names

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..layers.graph import Graph, Layer
+from ..layers.graph import Graph
+from ..layers.layer import Layer
 from ..layers.linear_maps import Convolution, Dense, Diagonal, LinearMap, size
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..errors import UnsupportedLayerError
-from ..layers.activations import RELU, MaxPool, PiecewiseLinear
+from ..layers.activations import RELU, PiecewiseLinear
+from ..layers.max_pooling import MaxPool
 from .affine_functions import check_spatial, per_axis, per_channel
 from .symbol import Traced
 

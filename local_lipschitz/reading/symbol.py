@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx
 
 from ..errors import UnsupportedLayerError
-from ..layers.activations import MaxPool
-from ..layers.graph import Op
+from ..layers.layer import Op
 from ..layers.linear_maps import LinearMap, Permute, Reshape, Select, Shape
+from ..layers.max_pooling import MaxPool
 
 # The batch size that traced code sees. A prime that no network writes down: a result whose first dimension is still
 # this number has kept its batch.

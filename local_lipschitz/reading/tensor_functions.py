@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedLayerError
-from ..layers.graph import Concat, Sum
+from ..layers.layer import Concat, Sum
 from ..layers.linear_maps import Dense, Diagonal, Reshape, Shape
 from .symbol import BATCH, Traced, is_traced
 

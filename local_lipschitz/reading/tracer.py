@@ -15,7 +15,8 @@ import torch
 from torch import fx, nn
 
 from ..errors import UnsupportedLayerError
-from ..layers.graph import INPUT, Call, Graph, Layer
+from ..layers.graph import Call, Graph
+from ..layers.layer import INPUT, Layer
 from ..layers.linear_maps import Shape
 from .function_table import FUNCTIONS, NOT_SUPPORTED, REFUSED
 from .symbol import Recording, Traced

@@ -17,7 +17,8 @@ from local_lipschitz.joint.dense import DenseGroups, rows
 from local_lipschitz.joint.passes import BASIS, BLOCK, directions
 from local_lipschitz.joint_operator.build import Known, build_block, start
 from local_lipschitz.joint_operator.operator import LastGroups, Network, plans, tournament
-from local_lipschitz.layers.activations import RELU, MaxPool
+from local_lipschitz.layers.activations import RELU
+from local_lipschitz.layers.max_pooling import MaxPool
 from local_lipschitz.lower_bounds import ball_samples
 from local_lipschitz.product.propagation import propagate
 from local_lipschitz.product.stage_norms import StageNorms

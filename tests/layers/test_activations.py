@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from local_lipschitz.layers.activations import RELU, MaxPool, PiecewiseLinear, pool_anything
+from local_lipschitz.layers.activations import RELU, PiecewiseLinear
+from local_lipschitz.layers.max_pooling import MaxPool, pool_anything
 from local_lipschitz.reading.read import read
 
 ACTIVATIONS = [

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from local_lipschitz.layers.graph import INPUT, Concat, Graph, Layer, Sum
+from local_lipschitz.layers.graph import Graph
+from local_lipschitz.layers.layer import INPUT, Concat, Layer, Sum
 from local_lipschitz.layers.linear_maps import Dense
 from local_lipschitz.reading.read import read
 

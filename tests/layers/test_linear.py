@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from local_lipschitz.layers.graph import INPUT
+from local_lipschitz.layers.layer import INPUT
 from local_lipschitz.layers.linear_maps import Permute, Select, Separable, size
 from local_lipschitz.reading.read import read
 
