@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..inputs import check_eps, check_input, check_outputs
-from ..joint_operator.build import Known, build_block, start
-from ..joint_operator.measured_rounding import Rounding
-from ..joint_operator.operator import Block, Network, plans
+from ..joint_operator import Block, JointOperator, build, plans
 from ..layers.graph import Graph
 from ..layers.linear_maps import size
 from ..precision import no_tf32
@@ -116,29 +114,19 @@ class Job:
         return Result(nothing, nothing, growth, {}, 0, f"product bound: {why}", 0.0, 0.0)
 
     def _run(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, Source], dense: bool) -> Result:
-        blocks, last = plans(self.graph)
         vanishing = any(0.0 < float(source.gain) < 1.0 / SINGLE for source in product.values())
         dtype = torch.float64 if vanishing else working_dtype(self.graph.stages, x0.dtype)
-        network = Network(self.graph.in_shape, [], None, x0.new_zeros((), dtype=dtype))
-        random = Random(self.failure_probability / (len(blocks) + 1), self.tolerance, self.seed)
-        groups = (DenseGroups if dense else PassGroups)(network, self.graph.cost, max(2, self.effort // 10), random)
-        rounding = Rounding(self.graph.in_shape, network.like, self.seed)
-        known, growth = start(x0), []
-        for plan in blocks:
-            off = product[plan.stage.nonlinear[0]].off[0]
-            y0, reach = build_block(network, plan, known, off, eps, dtype, groups)
-            e = rounding.through(network.blocks[-1])
-            gain = min(float(product[plan.name].gain), groups.layer_gain(network) + e)
-            known[plan.name] = Known(y0, reach, gain, e)
-            growth.append((plan.stage.name, gain))
-        network.last = last.to(dtype)
+        operator = JointOperator(self.graph.in_shape, [], None, x0.new_zeros((), dtype=dtype))
+        random = Random(self.failure_probability / len(self.graph.stages), self.tolerance, self.seed)
+        groups = (DenseGroups if dense else PassGroups)(operator.like, self.graph, max(2, self.effort // 10), random)
+        built = build(self.graph, x0, eps, product, operator, groups, self.seed)
         C = outputs.to(dtype) if len(outputs) else None
-        value, before = groups.outputs(network, C, self.effort)
-        rounded = rounding.output(last, C)
-        uncertain = {block.plan.stage.name: _counts(block) for block in network.blocks}
-        passes = network.work / max(1, self.graph.cost)
-        value, before, count = value + rounded, before + rounded, network.groups
-        return Result(value, before, growth, uncertain, count, groups.status, random.spent, passes)
+        value, before = groups.outputs(operator, C, self.effort)
+        rounded = built.rounding.output(self.graph.stages[-1], C)
+        uncertain = {block.plan.stage.name: _counts(block) for block in operator.blocks}
+        passes, count = operator.work / max(1, self.graph.cost), operator.groups
+        value, before = value + rounded, before + rounded
+        return Result(value, before, built.growth, uncertain, count, groups.status, random.spent, passes)
 
 
 def _only(product: Propagated, b: int) -> dict[str, Source]:

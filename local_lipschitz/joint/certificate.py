@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..joint_operator.operator import Network
+from ..joint_operator import JointOperator
 from ..norms.lanczos import Operator
 from ..norms.spectral_norm import lanczos_norms
 
@@ -32,7 +32,7 @@ class Random:
 
 
 def certify(
-    network: Network, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random, tolerance: float
+    operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random, tolerance: float
 ) -> Tensor:
     """γ' ≥ γ (K,) for which ‖Δf‖² ≤ γ'‖δ‖² (or, for outputs (K, m), |outputs_k · Δf|² ≤ γ'_k‖δ‖²).
 
@@ -42,33 +42,33 @@ def certify(
     """
     best = before = torch.full_like(gamma, torch.inf)
     for attempt in range(1, ATTEMPTS + 1):
-        operator = scaled_operator(network, mu, gamma, outputs)
-        norms = lanczos_norms(operator, tolerance, random.share / ATTEMPTS, random.generator)
+        H = scaled_operator(operator, mu, gamma, outputs)
+        norms = lanczos_norms(H, tolerance, random.share / ATTEMPTS, random.generator)
         random.spent += norms.failure_probability
         s = norms.upper.square()
-        if network.depth == 0:
+        if operator.depth == 0:
             return gamma * s
-        best = torch.fmin(best, gamma * s.clamp(min=1.0) ** (network.depth + 1))  # not NaN after an overflow
+        best = torch.fmin(best, gamma * s.clamp(min=1.0) ** (operator.depth + 1))  # not NaN after an overflow
         if bool(((s <= 1.0) | (s >= before)).all()) or not bool(torch.isfinite(s).all()):
             break  # certified; or it is not γ that is too small
         before, gamma = s, torch.where(s > 1.0, gamma * (s * (1.0 + 2.0 * tolerance)) ** attempt, gamma)
     return best
 
 
-def scaled_operator(network: Network, mu: Tensor, gamma: Tensor, outputs: Tensor | None) -> Operator:
+def scaled_operator(operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None) -> Operator:
     """H(γ, μ) of the whole output, or a batch of K with γ (K,) of each of the `outputs` (K, m)."""
-    n, G = math.prod(network.in_shape), len(mu)
+    n, G = math.prod(operator.in_shape), len(mu)
     scale, root = mu.sqrt(), gamma.to(mu.dtype).clamp(min=torch.finfo(mu.dtype).tiny).sqrt()[:, None]
 
     def apply(x: Tensor) -> Tensor:
-        f, v = network.forward(x[:, :n], scale * x[:, n:])
+        f, v = operator.forward(x[:, :n], scale * x[:, n:])
         f = f if outputs is None else (f * outputs).sum(1, keepdim=True)
         return torch.cat([f / root, v / scale], 1)
 
     def adjoint(y: Tensor) -> Tensor:
         f, v = y[:, : y.shape[1] - G] / root, y[:, y.shape[1] - G :] / scale
-        delta, w = network.adjoint(f if outputs is None else f * outputs, v)
+        delta, w = operator.adjoint(f if outputs is None else f * outputs, v)
         return torch.cat([delta, scale * w], 1)
 
-    m = network.out_size if outputs is None else 1
-    return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, network.terms)
+    m = operator.out_size if outputs is None else 1
+    return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, operator.terms)

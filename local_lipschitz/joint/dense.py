@@ -13,11 +13,13 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from ..joint_operator.operator import Network
+from ..joint_operator import Elements, JointOperator, Passes
+from ..layers.graph import Graph
 from ..norms.spectral_norm import rounding_slack
 from .certificate import Random
 from .descent import TINY, Point, log_norm, newton
-from .passes import BASIS, BLOCK, ROUNDS, SMALL_OUTPUT, Infeasible, directions, layer_gain, top
+from .krylov import BASIS, BLOCK, SMALL_OUTPUT, directions, top
+from .passes import ROUNDS, Infeasible, layer_gain
 
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
 LIMIT = 3000  # groups
@@ -25,30 +27,26 @@ COLUMNS = 4096  # of rows in float64 at a time
 ALONE = 200  # effort from which each output gets multipliers of its own: about a per cent, at twice the cost
 MEMORY = 2**27  # elements of all their rows
 WORK = 2e12  # multiplications spent on rows, or
-ROWS = 600  # times those of the network
+ROWS = 600  # times those of the operator
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
 STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.0005))
 SLACK = 1e-9  # of S and W, outward: the float64 algebra, over at most some 10⁵ terms
 
 
-def rows(network: Network, seeds: Tensor | int) -> tuple[Tensor, Tensor]:
-    """[N P] for the output rows `seeds` (k, m), or [Q T] of the last `seeds` groups.
-
-    (k, n) in the working dtype, (k, number of groups before) in float64.
-    """
-    k, G = (seeds if isinstance(seeds, int) else len(seeds)), network.groups
+def rows(operator: Passes, F: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """[N P] for the output rows F (k, m), or for every output: (k, n) in the working dtype, (k, G) in float64."""
+    like, m = operator.like, operator.out_size
     deltas, ws = [], []
-    part = max(1, CHUNK // network.widest)
-    for first in range(0, k, part):
-        size = min(part, k - first)
-        f, v = network.like.new_zeros(size, network.out_size), network.like.new_zeros(size, G)
-        if isinstance(seeds, int):
-            v[:, G - k + first : G - k + first + size].fill_diagonal_(1.0)
+    part = max(1, CHUNK // operator.widest)
+    for first in range(0, m if F is None else len(F), part):
+        if F is None:
+            f = like.new_zeros(min(part, m - first), m)
+            f[:, first:].fill_diagonal_(1.0)
         else:
-            f = seeds[first : first + size]
-        delta, w = network.adjoint(f, v)
+            f = F[first : first + part]
+        delta, w = operator.adjoint(f, f.new_zeros(len(f), operator.groups))
         deltas.append(delta)
-        ws.append((w[:, : G - k] if isinstance(seeds, int) else w).double())
+        ws.append(w.double())
     return torch.cat(deltas), torch.cat(ws)
 
 
@@ -65,40 +63,37 @@ class DenseGroups:
 
     status = "dense"
 
-    def __init__(self, network: Network, cost: int, steps: int, random: Random) -> None:
-        self.network, self.cost, self.steps, self.random = network, cost, steps, random
-        like = network.like.double()
+    def __init__(self, like: Tensor, graph: Graph, steps: int, random: Random) -> None:
+        self.cost, self.steps, self.random = graph.cost, steps, random
         self.slack = SLACK
-        self.Q = network.like.new_zeros(0, math.prod(network.in_shape))
+        self.Q = like.new_zeros(0, math.prod(graph.in_shape))
+        like = like.double()
         self.QQ, self.T, self.mu = like.new_zeros(0, 0), like.new_zeros(0, 0), like.new_zeros(0)
         self.first = 0  # groups of the first kink layer: nothing uncertain lies before them
 
-    def gains(self, network: Network, count: int) -> Tensor:
+    def find(self, candidates: Elements) -> Rows:
+        operator, count = candidates.operator, candidates.out_size
         total = count + len(self.mu)
-        too_dear = network.work + count * network.cost > max(WORK, ROWS * self.cost)
+        too_dear = operator.work + count * operator.cost > max(WORK, ROWS * self.cost)
         if total > LIMIT or total * self.Q.shape[1] > MEMORY or too_dear:
             raise TooManyGroups
-        self.slack = SLACK + rounding_slack(network.like.dtype, network.terms)
-        self.candidates = Rows(self, *rows(network, count))
+        self.slack = SLACK + rounding_slack(operator.like.dtype, operator.terms + count)
+        found = Rows(self, *rows(candidates))
         if len(self.mu):
-            self.mu = self.candidates.improve(self.mu, self.steps, True)
-        return (self.candidates.diagonal(self.mu) * (1.0 + self.slack)).sqrt()
+            self.mu = found.improve(self.mu, self.steps, True)
+        return found
 
-    def add(self, network: Network, kept: Tensor, g: Tensor) -> None:
-        """μ ∝ g² for the new groups, twice what makes W positive definite."""
-        k, G = len(g), len(self.mu)
-        if k == 0:
-            return
-        delta, w = self.candidates.delta[kept], self.candidates.P[kept]
-        S = self.candidates.matrix(self.mu)[kept][:, kept]
+    def add(self, found: Rows, kept: Tensor, elements: Elements) -> None:
+        """μ ∝ S_gg for the new groups, twice what makes W positive definite."""
+        new, k, G = found.part(kept), elements.out_size, len(self.mu)
+        S = new.matrix(self.mu)
         d = S.diagonal().clamp(min=torch.finfo(S.dtype).tiny)
         top = _largest(S / (d.sqrt()[:, None] * d.sqrt()), self.random)
         self.first = self.first or k
-        cross = products(delta, self.Q)
-        self.QQ = torch.cat([torch.cat([self.QQ, cross.T], 1), torch.cat([cross, products(delta, delta)], 1)])
-        self.Q = torch.cat([self.Q, delta])
-        T = w.new_zeros(G + k, G + k)
-        T[:G, :G], T[G:, :G] = self.T, w
+        self.QQ = torch.cat([torch.cat([self.QQ, new.NQ.T], 1), torch.cat([new.NQ, new.NN], 1)])
+        self.Q = torch.cat([self.Q, new.delta])
+        T = new.P.new_zeros(G + k, G + k)
+        T[:G, :G], T[G:, :G] = self.T, new.P
         self.T, self.mu = T, torch.cat([self.mu, 2.0 * top * d])
 
     def factor(self, mu: Tensor) -> Tensor | None:
@@ -111,28 +106,28 @@ class DenseGroups:
         L, info = torch.linalg.cholesky_ex(W)
         return None if int(info) or not bool(torch.isfinite(L).all()) else L / scale[:, None]
 
-    def layer_gain(self, network: Network) -> float:
-        mu = self.mu.to(network.like.dtype)
+    def layer_gain(self, operator: JointOperator) -> float:
+        mu = self.mu.to(operator.like.dtype)
         if len(mu) == 0:
-            return layer_gain(network, mu, mu.new_ones(1), self.random)
-        found = top(network, mu, directions(BLOCK, network, self.random))
-        return math.inf if found is None else layer_gain(network, mu, found.gamma, self.random)
+            return layer_gain(operator, mu, mu.new_ones(1), self.random)
+        found = top(operator, mu, directions(BLOCK, operator, self.random))
+        return math.inf if found is None else layer_gain(operator, mu, found.gamma, self.random)
 
-    def outputs(self, network: Network, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:
+    def outputs(self, operator: JointOperator, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:
         """Bounds of the whole output (1,) or of each of C (K, m): at the end, and before refinement."""
-        self.slack = SLACK + rounding_slack(network.like.dtype, network.terms)
-        function = Rows(self, *rows(network, torch.eye(network.out_size).to(network.like) if C is None else C))
+        self.slack = SLACK + rounding_slack(operator.like.dtype, operator.terms)
+        function = Rows(self, *rows(operator, C))
         before = function.bounds(self.mu, C is not None)
         if len(self.mu) == 0:
             return before, before
         best, mu = before, self.mu
-        many = C is None and network.out_size > SMALL_OUTPUT
+        many = C is None and operator.out_size > SMALL_OUTPUT
         for _ in range(ROUNDS if many else 1):
             part = function.top(mu, 2 * BASIS) if many else function
             mu = part.improve(mu, max(1, effort // ROUNDS) if many else effort, C is not None)
             best = torch.minimum(best, function.bounds(mu, C is not None))
         if C is not None and effort >= ALONE:
-            alone = [function.row(k) for k in range(len(C))]
+            alone = [function.part(slice(k, k + 1)) for k in range(len(C))]
             own = [row.bounds(row.improve(mu, effort // 8, True, STAGES[2:]), True) for row in alone]
             best = torch.minimum(best, torch.cat(own))
         return best, before
@@ -143,12 +138,17 @@ class TooManyGroups(Exception):
 
 
 class Rows:
-    """The functions [N P] on top of the groups: their matrix S(μ), what it depends on, and better multipliers."""
+    """Functions [N P] on top of the groups: their matrix S(μ), what it depends on, and better multipliers."""
 
     def __init__(self, groups: DenseGroups, delta: Tensor, w: Tensor) -> None:
         self.groups, self.P = groups, w
         self.NN_diagonal, self.delta = torch.linalg.vector_norm(delta, dim=1, dtype=torch.float64).square(), delta
         self.NQ = products(delta, groups.Q)
+
+    @property
+    def gains(self) -> Tensor:
+        """The bound of each by itself, with the multipliers that the groups have."""
+        return (self.diagonal(self.groups.mu) * (1.0 + self.groups.slack)).sqrt()
 
     @cached_property
     def NN(self) -> Tensor:
@@ -186,9 +186,9 @@ class Rows:
         S = self.diagonal(mu) if each else torch.linalg.eigvalsh(self.matrix(mu))[-1:]
         return (S * (1.0 + self.groups.slack)).sqrt()
 
-    def row(self, k: int) -> Rows:
-        """One of the functions."""
-        return Rows(self.groups, self.delta[k : k + 1], self.P[k : k + 1])
+    def part(self, kept: Tensor | slice) -> Rows:
+        """Some of the functions: indices, or (k,) bool."""
+        return Rows(self.groups, self.delta[kept], self.P[kept])
 
     def top(self, mu: Tensor, count: int) -> Rows:
         """The functions F·[N P] for the `count` directions F in which S(μ) is largest: the others hardly matter."""

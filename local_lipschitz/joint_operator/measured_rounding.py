@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..layers.layer import INPUT, keep
 from ..layers.stage import Stage
-from .operator import Block, Kinks
+from .blocks import Block
+from .kinks import Kinks
 
 SAMPLES, SAFETY = 3, 4.0
 
@@ -68,7 +69,7 @@ class Rounding:
         """c + ρs in the place of c, another s for each δ, and nothing uncertain."""
         s = 2.0 * torch.rand(SAMPLES, len(kinks.index), generator=self.generator).to(kinks.rho) - 1.0
         c = kinks.c.flatten().repeat(SAMPLES, 1).index_add_(1, kinks.index, kinks.rho * s)
-        return Kinks(c.reshape(SAMPLES, *kinks.c.shape), kinks.index[:0], kinks.rho[:0])
+        return Kinks(c.reshape(SAMPLES, *kinks.c.shape), kinks.index[:0], kinks.rho[:0], kinks.reads)
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator, dtype=torch.float64).to(self.like.device)

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,14 +10,14 @@ from random_networks import random_convolutional, random_network
 from torch import Tensor, nn
 
 import local_lipschitz.joint.dense as joint_dense
-import local_lipschitz.joint.passes as joint_passes
+import local_lipschitz.joint.krylov as krylov
 import local_lipschitz.product.stage_norms as stage_norms
 from local_lipschitz import joint_bound
 from local_lipschitz.joint.certificate import Random, certify
 from local_lipschitz.joint.dense import DenseGroups, rows
-from local_lipschitz.joint.passes import BASIS, BLOCK, directions
-from local_lipschitz.joint_operator.build import Known, build_block, start
-from local_lipschitz.joint_operator.operator import LastGroups, Network, plans, tournament
+from local_lipschitz.joint.krylov import BASIS, BLOCK, directions
+from local_lipschitz.joint_operator import Elements, JointOperator, build
+from local_lipschitz.joint_operator.pooling import tournament
 from local_lipschitz.layers.activations import RELU
 from local_lipschitz.layers.max_pooling import MaxPool
 from local_lipschitz.lower_bounds import ball_samples
@@ -26,27 +27,21 @@ from local_lipschitz.reading.read import read
 
 
 @torch.no_grad()
-def linearised(net: nn.Module, x0: Tensor, eps: float) -> tuple[Network, DenseGroups]:
-    """The network around x0 with all kinks, as joint_bound builds it; without gains of whole layers."""
+def linearised(net: nn.Module, x0: Tensor, eps: float) -> tuple[JointOperator, DenseGroups]:
+    """The operator around x0 with all kinks, as joint_bound builds it."""
     graph = read(net, x0)
-    network = Network(graph.in_shape, [], None, x0.new_zeros(()))
-    groups = DenseGroups(network, graph.cost, 3, Random(1e-10, 1e-3, 0))
-    blocks, last = plans(graph)
-    known = start(x0)
+    operator = JointOperator(graph.in_shape, [], None, x0.new_zeros(()))
+    groups = DenseGroups(operator.like, graph, 3, Random(1e-10, 1e-3, 0))
     product = propagate(graph, x0, torch.tensor([eps]), StageNorms(x0.dtype, 9, 1e-3, 1e-9, True, 0)).sources
-    for plan in blocks:
-        off = product[plan.stage.reader.name].off[0]
-        y0, reach = build_block(network, plan, known, off, eps, x0.dtype, groups)
-        known[plan.name] = Known(y0, reach, float(reach.norm()))
-    network.last = last
-    return network, groups
+    build(graph, x0, eps, product, operator, groups)
+    return operator, groups
 
 
-def matrices(network: Network) -> Tensor:
+def matrices(operator: JointOperator) -> Tensor:
     """K = [[N, P], [Q, T]], a column for each unit vector."""
-    n, G = int(torch.tensor(network.in_shape).prod()), network.groups
+    n, G = int(torch.tensor(operator.in_shape).prod()), operator.groups
     unit = torch.eye(n + G, dtype=torch.float64)
-    f, v = network.forward(unit[:, :n], unit[:, n:])
+    f, v = operator.forward(unit[:, :n], unit[:, n:])
     return torch.cat([f, v], 1).T
 
 
@@ -56,15 +51,15 @@ CASES = [(seed, eps) for seed in range(12) for eps in (0.1, 1.0)]
 @pytest.mark.parametrize(("seed", "eps"), CASES)
 def test_adjoint(seed, eps):
     net, x0 = random_network(seed)
-    network, _ = linearised(net, x0, eps)
+    operator, _ = linearised(net, x0, eps)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    n, G, m = x0.numel(), network.groups, network.out_size
+    n, G, m = x0.numel(), operator.groups, operator.out_size
     delta, w, f, v = draw(3, n), draw(3, G), draw(3, m), draw(3, G)
-    (f1, v1), (delta1, w1) = network.forward(delta, w), network.adjoint(f, v)
+    (f1, v1), (delta1, w1) = operator.forward(delta, w), operator.adjoint(f, v)
     left, right = (f1 * f).sum(1) + (v1 * v).sum(1), (delta1 * delta).sum(1) + (w1 * w).sum(1)
     scale = float((f1 * f).abs().sum() + (v1 * v).abs().sum())
     assert torch.allclose(left, right, atol=1e-12 * scale, rtol=0.0)
@@ -73,19 +68,19 @@ def test_adjoint(seed, eps):
 @pytest.mark.parametrize(("seed", "eps"), CASES)
 def test_triangular_and_rows(seed, eps):
     net, x0 = random_network(seed)
-    network, groups = linearised(net, x0, eps)
-    K, n, m = matrices(network), x0.numel(), network.out_size
+    operator, groups = linearised(net, x0, eps)
+    K, n, m = matrices(operator), x0.numel(), operator.out_size
     assert bool((K[m:, n:].triu() == 0).all())
     assert torch.allclose(K[m:, :n], groups.Q, atol=1e-12) and torch.allclose(K[m:, n:], groups.T, atol=1e-12)
-    N, P = rows(network, torch.eye(m, dtype=torch.float64))
+    N, P = rows(operator, torch.eye(m, dtype=torch.float64))
     assert torch.allclose(K[:m, :n], N, atol=1e-12) and torch.allclose(K[:m, n:], P, atol=1e-12)
 
 
-def true_w(network: Network, x0: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(w, v, Δf) of the real network for each δ: the w that the model needs to reproduce Δz = φ(y0 + Δy) − φ(y0)."""
+def true_w(operator: JointOperator, x0: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(w, v, Δf) of the real operator for each δ: the w that the model needs to reproduce Δz = φ(y0 + Δy) − φ(y0)."""
     values0, values = {"input": x0.expand(len(delta), *x0.shape[1:])}, {"input": x0 + delta}
     ws, vs = [], []
-    for block in network.blocks:
+    for block in operator.blocks:
         y0, y = ({name: v[name] for name in block.plan.stage.sources} for v in (values0, values))
         y0, y = block.plan.stage.affine(y0), block.plan.stage.affine(y)
         for i, kinks in enumerate(block.kinks):
@@ -105,7 +100,7 @@ def true_w(network: Network, x0: Tensor, delta: Tensor) -> tuple[Tensor, Tensor,
             if i == len(block.levels) - 1:
                 y0, y = (u.reshape(len(delta), *block.plan.pool.out_shape) for u in (y0, y))
         values0[block.plan.name], values[block.plan.name] = y0, y
-    f0, f = (network.last.affine({name: v[name] for name in network.last.sources}) for v in (values0, values))
+    f0, f = (operator.last.affine({name: v[name] for name in operator.last.sources}) for v in (values0, values))
     return torch.cat(ws, 1), torch.cat(vs, 1), (f - f0).flatten(1)
 
 
@@ -119,18 +114,18 @@ def test_real_networks_obey_the_model(seed, eps, ties):
             for parameter in net.parameters():
                 parameter.copy_((2 * parameter).round() / 2)
         x0 = (2 * x0).round() / 2
-    network, _ = linearised(net, x0, eps)
-    if not network.blocks:
+    operator, _ = linearised(net, x0, eps)
+    if not operator.blocks:
         pytest.skip("an affine network")
     delta = ball_samples(x0, eps, 400, torch.Generator().manual_seed(seed))
     delta[:200] *= eps / delta[:200].flatten(1).norm(dim=1).reshape(-1, *(1,) * (x0.dim() - 1))
     with torch.no_grad():
-        w, v, change = true_w(network, x0, delta)
+        w, v, change = true_w(operator, x0, delta)
         assert torch.allclose(change, (net(x0 + delta) - net(x0)).flatten(1), atol=1e-10)
         # ρ is 1e-10 where only rounding is in doubt
-        rho = torch.cat([kinks.rho for kinks in layers(network)] or [w.new_zeros(0)])
+        rho = torch.cat([kinks.rho for kinks in layers(operator)] or [w.new_zeros(0)])
         assert bool((rho * w.abs() <= rho * v.abs() * (1 + 1e-9) + 1e-13).all())
-        f, _ = network.forward(delta.flatten(1), w)
+        f, _ = operator.forward(delta.flatten(1), w)
     assert torch.allclose(f, change, atol=1e-9 * max(1.0, float(change.abs().max())))
 
 
@@ -211,18 +206,18 @@ def test_optimum(seed, eps):
     """The package's multipliers against the oracle's: neither may be better by more than what both still lack."""
     rng = random.Random(seed)
     net, x0 = random_convolutional(rng) if seed % 2 else random_network(seed)
-    network, groups = linearised(net, x0, eps)
-    if not 0 < network.groups <= 60:
+    operator, groups = linearised(net, x0, eps)
+    if not 0 < operator.groups <= 60:
         pytest.skip("nothing uncertain, or too much for the oracle")
-    K, m, n = matrices(network), network.out_size, x0.numel()
+    K, m, n = matrices(operator), operator.out_size, x0.numel()
     mu = groups.mu.clone()
-    value = float(groups.outputs(network, None, 200)[0])
+    value = float(groups.outputs(operator, None, 200)[0])
     if value == 0.0:
         pytest.skip("a constant output")
     best = oracle(K, m, n, mu)
     assert value <= 1.01 * best and best <= 1.05 * value
     # and the value by the theorem itself: ‖H‖ ≤ 1 at the multipliers that prove it
-    function = joint_dense.Rows(groups, *rows(network, torch.eye(m, dtype=torch.float64)))
+    function = joint_dense.Rows(groups, *rows(operator, torch.eye(m, dtype=torch.float64)))
     better = function.improve(mu, 200, False)
     gamma = float(function.bounds(better, False)) ** 2
     D, R = torch.cat([K.new_ones(n), better]).sqrt(), torch.cat([K.new_full((m,), gamma), better]).rsqrt()
@@ -233,21 +228,21 @@ def test_optimum(seed, eps):
 def test_certificate_repairs_what_exceeds_one(seed):
     """certify() with multipliers and γ that are too small still returns a valid γ', by the powers of s."""
     net, x0 = random_convolutional(random.Random(seed))
-    network, groups = linearised(net, x0, 0.3)
-    gamma = float(groups.outputs(network, None, 30)[0]) ** 2
-    if not network.groups or gamma == 0.0:
+    operator, groups = linearised(net, x0, 0.3)
+    gamma = float(groups.outputs(operator, None, 30)[0]) ** 2
+    if not operator.groups or gamma == 0.0:
         pytest.skip("nothing uncertain, or a constant output")
-    K, m, n = matrices(network), network.out_size, x0.numel()
+    K, m, n = matrices(operator), operator.out_size, x0.numel()
     true = gamma
     for factor in (1.0, 0.7):
-        found = float(certify(network, groups.mu, torch.tensor([factor * gamma]), None, Random(1e-12, 1e-6, 0), 1e-6))
+        found = float(certify(operator, groups.mu, torch.tensor([factor * gamma]), None, Random(1e-12, 1e-6, 0), 1e-6))
         R = torch.cat([K.new_full((m,), factor * gamma), groups.mu]).rsqrt()
         D = torch.cat([K.new_ones(n), groups.mu]).sqrt()
         s = float(torch.linalg.matrix_norm(R[:, None] * K * D, 2)) ** 2
         assert found >= 0.999 * true or s <= 1.0
-        order = torch.cat([torch.full((len(k.index),), float(i)) for i, k in enumerate(layers(network), start=1)])
+        order = torch.cat([torch.full((len(k.index),), float(i)) for i, k in enumerate(layers(operator), start=1)])
         mu = groups.mu * max(1.0, s) ** order
-        depth = len(layers(network))
+        depth = len(layers(operator))
         R = torch.cat([K.new_full((m,), factor * gamma * max(1.0, s) ** (depth + 1)), mu]).rsqrt()
         assert float(torch.linalg.matrix_norm(R[:, None] * K * torch.cat([K.new_ones(n), mu]).sqrt(), 2)) <= 1 + 1e-9
 
@@ -256,26 +251,35 @@ def test_certificate_repairs_what_exceeds_one(seed):
 def test_a_gamma_estimated_too_low_costs_little(seed):
     """γ is raised until ‖H‖ ≤ 1 is certified, instead of paying s to the power of the depth."""
     net, x0 = random_network(seed)
-    network, groups = linearised(net, x0, 0.3)
+    operator, groups = linearised(net, x0, 0.3)
     mu = 1.5 * groups.mu  # feasible with room, as the start of every layer is
-    best = float(joint_dense.Rows(groups, *rows(network, torch.eye(network.out_size).double())).bounds(mu, False)) ** 2
-    found = float(certify(network, mu, torch.tensor([0.4 * best]).double(), None, Random(1e-9, 2e-2, 0), 2e-2))
+    best = float(joint_dense.Rows(groups, *rows(operator)).bounds(mu, False)) ** 2
+    found = float(certify(operator, mu, torch.tensor([0.4 * best]).double(), None, Random(1e-9, 2e-2, 0), 2e-2))
     assert best * (1 - 1e-9) <= found <= 1.5 * best
 
 
-def layers(network: Network) -> list:
-    return [kinks for block in network.blocks for kinks in block.kinks if len(kinks.index)]
+def layers(operator: JointOperator) -> list:
+    return [kinks for block in operator.blocks for kinks in block.kinks if len(kinks.index)]
 
 
-def test_last_groups_are_rows():
-    net, x0 = random_convolutional(random.Random(3))
-    network, groups = linearised(net, x0, 0.5)
-    count = len(layers(network)[-1].index)
-    network.blocks[-1].kinks = network.blocks[-1].kinks[: len(network.blocks[-1].levels) + 1]
-    last = LastGroups(network, count, torch.full((count,), 2.0, dtype=torch.float64))
-    G = network.groups - count
-    delta, w = last.adjoint(torch.eye(count, dtype=torch.float64), torch.zeros(count, G, dtype=torch.float64))
-    assert torch.allclose(2 * delta, groups.Q[G:]) and torch.allclose(2 * w, groups.T[G:, :G])
+def test_elements_are_rows():
+    """What the next layer of kinks reads, in every block and level of a network: the rows of [Q T] it will have."""
+    operator, groups = linearised(*random_convolutional(random.Random(3)), 0.5)
+    first, checked = 0, 0
+    for i, block in enumerate(operator.blocks):
+        for j, kinks in enumerate(block.kinks):
+            part = replace(operator, blocks=[*operator.blocks[:i], replace(block, kinks=block.kinks[:j])], last=None)
+            k = len(kinks.index)
+            if k == 0:
+                continue
+            elements = Elements(part, kinks.index, torch.full((k,), 2.0, dtype=torch.float64))
+            delta, w = elements.adjoint(torch.eye(k, dtype=torch.float64), torch.zeros(k, first, dtype=torch.float64))
+            assert torch.allclose(2 * delta, groups.Q[first : first + k])
+            assert torch.allclose(2 * w, groups.T[first : first + k, :first])
+            f, _ = elements.forward(delta, w)
+            assert torch.allclose(f, delta @ delta.T + w @ w.T)
+            first, checked = first + k, checked + 1
+    assert checked >= 2
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -283,22 +287,22 @@ def test_the_krylov_space_finds_the_largest_eigenvalue(seed):
     """Of S(μ) for 60 outputs, to a tenth; its directions are orthonormal, and ‖F N‖² is below it."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(20, 80), nn.ReLU(), nn.Linear(80, 60)).double().eval()
-    network, groups = linearised(net, torch.randn(1, 20).double(), 0.5)
-    assert network.groups > 10
-    best = float(joint_dense.Rows(groups, *rows(network, torch.eye(60).double())).bounds(groups.mu, False)) ** 2
-    found = joint_passes.top(network, groups.mu, directions(BLOCK, network, Random(1e-9, 1e-3, seed)))
+    operator, groups = linearised(net, torch.randn(1, 20).double(), 0.5)
+    assert operator.groups > 10
+    best = float(joint_dense.Rows(groups, *rows(operator, torch.eye(60).double())).bounds(groups.mu, False)) ** 2
+    found = krylov.top(operator, groups.mu, directions(BLOCK, operator, Random(1e-9, 1e-3, seed)))
     assert 0.9 * best <= float(found.gamma) <= 1.02 * best
     assert torch.allclose(found.F @ found.F.T, torch.eye(BASIS).double(), atol=1e-8)
-    assert 0.0 < joint_passes.least(network, found.F) <= best * (1 + 1e-9)
+    assert 0.0 < krylov.least(operator, found.F) <= best * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_few_vectors_at_a_time_as_all_at_once(seed, monkeypatch):
-    network, groups = linearised(*random_convolutional(random.Random(seed)), 0.5)
-    f, v = torch.randn(5, network.out_size).double(), torch.randn(5, network.groups).double()
-    at_once = joint_passes.gram(network, groups.mu, f, v)
-    monkeypatch.setattr(joint_passes, "WIDE", 2 * network.widest)
-    for some, all_of_them in zip(joint_passes.gram(network, groups.mu, f, v), at_once, strict=True):
+    operator, groups = linearised(*random_convolutional(random.Random(seed)), 0.5)
+    f, v = torch.randn(5, operator.out_size).double(), torch.randn(5, operator.groups).double()
+    at_once = krylov.gram(operator, groups.mu, f, v)
+    monkeypatch.setattr(krylov, "WIDE", 2 * operator.widest)
+    for some, all_of_them in zip(krylov.gram(operator, groups.mu, f, v), at_once, strict=True):
         torch.testing.assert_close(some, all_of_them)
 
 
@@ -312,11 +316,12 @@ def test_channels_last_is_only_another_order(monkeypatch):
     x0, results = torch.randn(1, 3, 28, 28), []
     for pays in (stage_norms.pays_channels_last, lambda *_: False):
         monkeypatch.setattr("local_lipschitz.joint_operator.build.pays_channels_last", pays)
-        network, _ = linearised(net, x0, 0.01)
+        operator, _ = linearised(net, x0, 0.01)
         generator = torch.Generator().manual_seed(1)
-        delta, w = torch.randn(2, 3 * 28 * 28, generator=generator), torch.randn(2, network.groups, generator=generator)
-        f, v = network.forward(delta, w)
-        results.append((network, f, v, *network.adjoint(f, v)))
+        delta = torch.randn(2, 3 * 28 * 28, generator=generator)
+        w = torch.randn(2, operator.groups, generator=generator)
+        f, v = operator.forward(delta, w)
+        results.append((operator, f, v, *operator.adjoint(f, v)))
     (beside, *ours), (apart, *theirs) = results
     assert beside.blocks[1].stage.layers[0].op.weight.is_contiguous(memory_format=torch.channels_last)
     assert beside.blocks[0].kinks[0].c[None].is_contiguous(memory_format=torch.channels_last)

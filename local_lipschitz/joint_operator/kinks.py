@@ -1,0 +1,84 @@
+"""One layer of kinks: Δz = c·Δy + ρ·w with |w| ≤ |Δy|, where [c − ρ, c + ρ] holds all anchored secant slopes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..layers.activations import Activation, Interval
+from ..product.stage_norms import channels_last
+
+SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a layer of kinks reads: y within y0 ± off at x0, and |Δy| ≤ reach·‖x − x0‖ on the ball.
+
+    op: the z = φ(y) that it computes. All tensors (*shape), float64. needed: False where z never matters in the end.
+    """
+
+    op: Activation
+    y0: Tensor
+    off: Tensor
+    reach: Tensor
+    needed: Tensor
+
+    def slopes(self, eps: float) -> Interval:
+        """Anchored secant slopes [s_lo, s_hi]."""
+        return self.op.secant_slopes(self.y0, eps * self.reach * (1.0 + SLACK), self.off)
+
+    def uncertain(self, eps: float) -> Tensor:
+        """The flat positions of those that may bend and matter."""
+        s_lo, s_hi = self.slopes(eps)
+        return ((s_hi > s_lo) & self.needed).flatten().nonzero()[:, 0]
+
+    def within(self, at: Tensor, reach: Tensor) -> Reads:
+        """The same with smaller reaches of the elements `at` (flat positions)."""
+        return replace(self, reach=self.reach.flatten().index_copy(0, at, reach).reshape(self.reach.shape))
+
+
+@dataclass(frozen=True)
+class Kinks:
+    """Δz = c·Δy + ρ·w elementwise; ρ and w live only on the uncertain elements.
+
+    c: (*shape). index: (k,) flat positions of the uncertain elements. rho: (k,). reads: what they were made from.
+    Tensors are multiplied, read and written in whatever order they lie in memory.
+    """
+
+    c: Tensor
+    index: Tensor
+    rho: Tensor
+    reads: Reads
+
+    @classmethod
+    def centred(cls, reads: Reads, eps: float, index: Tensor, dtype: torch.dtype) -> Kinks:
+        """c and ρ in the working dtype, [s_lo, s_hi] inside [c − ρ, c + ρ] on `index`; exact slopes elsewhere."""
+        s_lo, s_hi = (torch.where(reads.needed, s, 0.0) for s in reads.slopes(eps))  # never matters: any slope, no kink
+        c = (0.5 * (s_lo + s_hi)).to(dtype)
+        at = c.double().flatten()[index]
+        rho = torch.maximum(s_hi.flatten()[index] - at, at - s_lo.flatten()[index])
+        return cls(c, index, (rho * (1.0 + 4.0 * torch.finfo(dtype).eps)).to(dtype), reads)
+
+    def channels_last(self) -> Kinks:
+        """The same with c in the order in which convolutions with the channels last lie in memory."""
+        return replace(self, c=channels_last(self.c[None])[0])
+
+    def forward(self, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """(z, v) for y (p, *shape), w (p, k)."""
+        z, at = self.c * y, positions(self.index, y)
+        z[at] += self.rho * w
+        return z, y[at]
+
+    def adjoint(self, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """(y, w), the adjoint of `forward`, for z (p, *shape), v (p, k)."""
+        y, at = self.c * z, positions(self.index, z)
+        y[at] += v
+        return y, self.rho * z[at]
+
+
+def positions(index: Tensor, x: Tensor) -> tuple:
+    """The elements `index` (flat positions) of each of x (p, *shape)."""
+    return (slice(None), *torch.unravel_index(index, x.shape[1:]))
