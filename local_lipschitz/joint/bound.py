@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..inputs import check_eps, check_input, check_outputs
-from ..joint_operator import Block, JointOperator, build, plans
+from ..joint_operator import Block, JointOperator, plans
+from ..joint_operator.build import build
 from ..layers.graph import Graph
 from ..layers.linear_maps import size
 from ..precision import no_tf32

@@ -9,11 +9,10 @@ measured_rounding.py: what rounding may have changed in the operator.
 """
 
 from .blocks import Block, Plan, plans
-from .build import Built, Groups, Known, build
+from .build import Built, Groups, Known
 from .kinks import Kinks, Reads
 from .operator import Elements, JointOperator, Passes
 
 __all__ = [
-    "Block", "Built", "Elements", "Groups", "JointOperator", "Kinks", "Known", "Passes", "Plan", "Reads", "build",
-    "plans",
+    "Block", "Built", "Elements", "Groups", "JointOperator", "Kinks", "Known", "Passes", "Plan", "Reads", "plans",
 ]  # fmt: skip

@@ -16,7 +16,8 @@ from local_lipschitz import joint_bound
 from local_lipschitz.joint.certificate import Random, certify
 from local_lipschitz.joint.dense import DenseGroups, rows
 from local_lipschitz.joint.krylov import BASIS, BLOCK, directions
-from local_lipschitz.joint_operator import Elements, JointOperator, build
+from local_lipschitz.joint_operator import Elements, JointOperator
+from local_lipschitz.joint_operator.build import build
 from local_lipschitz.joint_operator.pooling import tournament
 from local_lipschitz.layers.activations import RELU
 from local_lipschitz.layers.max_pooling import MaxPool
