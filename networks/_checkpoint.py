@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from script_tools.results import replacing
+
 SHOWN = 8  # problems or names in one message
 
 
@@ -25,17 +27,11 @@ def save(path: Path, state: Mapping) -> None:
 
     OSError, naming the file, where it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's writer knows no OSError
-        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
-        raise OSError(f"{path} cannot be written ({reason}); what was there before is untouched") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replacing(path) as beside:
+        try:
+            torch.save(state, beside)
+        except RuntimeError as error:  # torch's writer knows no OSError
+            raise OSError(str(error).strip().split("\n")[0]) from None
 
 
 def read(path: Path) -> Mapping:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,28 +33,30 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, prepare: Prepare)
     return correct / len(images)
 
 
+class Schedule(NamedTuple):
+    """How long and how fast to train; `peak` is the largest learning rate."""
+
+    epochs: int
+    batch_size: int
+    peak: float
+    seed: int
+
+
 def fit(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    prepare: Prepare,
-    state_file: Path,
-    epochs: int,
-    batch_size: int,
-    peak: float,
-    seed: int,
+    model: nn.Module, images: Tensor, labels: Tensor, prepare: Prepare, state_file: Path, schedule: Schedule
 ) -> None:
     """Train `model` in place on `images` (uint8, (N, C, H, W)) and `labels` (N,).
 
     `prepare` augments and normalises a batch. After each epoch the whole state goes to `state_file`, and a
     second call with the same settings continues from there to the same weights as an undisturbed run: every
-    random number of an epoch follows from `seed` and the epoch. ValueError if the file is of other settings.
+    random number of an epoch follows from the seed and the epoch. ValueError if the file is of other settings.
     """
+    epochs, batch_size, peak, seed = schedule
     if epochs < 1:
         raise ValueError(f"{epochs} epochs; at least 1 is wanted")
     model.to(device).to(memory_format=torch.channels_last)  # a quarter faster on a CPU
     optimizer = torch.optim.Adam(model.parameters(), lr=peak)
-    settings = {"epochs": epochs, "batch_size": batch_size, "peak": peak, "seed": seed, "images": len(images)}
+    settings = {**schedule._asdict(), "images": len(images)}
     first = 0
     if state_file.exists():
         saved = _checkpoint.read(state_file)

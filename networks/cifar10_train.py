@@ -21,7 +21,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a file, too
 
 from networks import ROOT, cifar10
-from networks._train import accuracy, finish, fit
+from networks._train import Schedule, accuracy, finish, fit
 from script_tools.command_line import run
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     train, test = load_pictures(root, train=True), load_pictures(root, train=False)
     model = cifar10.net(random_weights=True, seed=args.seed)
     state_file = args.out.with_suffix(".unfinished")
-    fit(model, *train, augment, state_file, epochs=args.epochs, batch_size=128, peak=1.5e-3, seed=args.seed)
+    fit(model, *train, augment, state_file, Schedule(epochs=args.epochs, batch_size=128, peak=1.5e-3, seed=args.seed))
     print(f"test accuracy {accuracy(model, *test, prepare):.2%}")
     finish(model, args.out, state_file)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a file, too
 
 from networks import ROOT, mnist
-from networks._train import accuracy, finish, fit
+from networks._train import Schedule, accuracy, finish, fit
 from script_tools.command_line import run
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     train, test = load_digits(args.data, train=True), load_digits(args.data, train=False)
     model = mnist.net(random_weights=True, seed=args.seed)
     state_file = args.out.with_suffix(".unfinished")
-    fit(model, *train, prepare, state_file, epochs=args.epochs, batch_size=100, peak=2e-3, seed=args.seed)
+    fit(model, *train, prepare, state_file, Schedule(epochs=args.epochs, batch_size=100, peak=2e-3, seed=args.seed))
     print(f"test accuracy {accuracy(model, *test, prepare):.2%}")
     finish(model, args.out, state_file)
 

@@ -23,6 +23,8 @@ from other_methods.seqlip import autolip, seqlip
 
 MARGIN = 1e-9  # a region that is thinner than this, or touches the set by less, does not count
 
+Pair = tuple[Array, Array]
+
 
 def nearest(G: Array, h: Array) -> Array | None:
     """The shortest d with G d ≥ h, or None."""
@@ -52,15 +54,16 @@ def regions(chain: Chain, x0: Array, eps: float, p: float) -> Iterator[tuple[Arr
         G, h = np.vstack([np.eye(n), -np.eye(n)]), np.full(2 * n, -eps)
     radius = eps if p == 2 else np.inf
 
-    def visit(k: int, i: int, A: Array, c: Array, G: Array, h: Array, d: Array, slopes: list[float]) -> Iterator:
-        """Neuron i of layer k, whose inputs are A (x − x0) + c on the region so far, which has the point d."""
+    def visit(k: int, i: int, at: Pair, side: Pair, d: Array, slopes: list[float]) -> Iterator:
+        """Neuron i of layer k, whose inputs are A (x − x0) + c on the region G d ≥ h so far, which has the point d."""
+        (A, c), (G, h) = at, side
         W, b = chain.weights[k], chain.biases[k]
         if k == len(chain.weights) - 1:
             yield W @ A, d
             return
         if i == len(W):
             s = np.array(slopes)
-            yield from visit(k + 1, 0, s[:, None] * (W @ A), s * (W @ c + b), G, h, d, [])
+            yield from visit(k + 1, 0, (s[:, None] * (W @ A), s * (W @ c + b)), side, d, [])
             return
         row, constant = W[i] @ A, W[i] @ c + b[i]
         for sign, slope in ((1.0, 1.0), (-1.0, 0.0)):
@@ -68,9 +71,9 @@ def regions(chain: Chain, x0: Array, eps: float, p: float) -> Iterator[tuple[Arr
             h_next = np.append(h, -sign * constant + MARGIN * max(float(np.linalg.norm(row)), MARGIN))
             d_next = nearest(G_next, h_next)
             if d_next is not None and np.linalg.norm(d_next) < radius * (1.0 - MARGIN):
-                yield from visit(k, i + 1, A, c, G_next, h_next, d_next, [*slopes, slope])
+                yield from visit(k, i + 1, at, (G_next, h_next), d_next, [*slopes, slope])
 
-    yield from visit(0, 0, np.eye(n), x0, G, h, np.zeros(n), [])
+    yield from visit(0, 0, (np.eye(n), x0), (G, h), np.zeros(n), [])
 
 
 def exact(chain: Chain, x0: Array, eps: float, ball: float = 2, norm: float = 2) -> float:

@@ -52,12 +52,15 @@ def until(process, seconds: float | None = None) -> int | None:
     return process.exitcode
 
 
-def killed(context, folder: Path, script: str, args: tuple[str, ...], kills: int, seed: int, contents, wipe) -> int:
-    """Kill a job at `kills` random moments of its life, and again while it resumes; after each, what it wrote loads.
+def killed(job: tuple, kills: int, seed: int, contents, wipe) -> int:
+    """Kill a job (context, folder, script, options) at `kills` random moments of its life, and again while it resumes.
 
-    Whenever it gets to its end, what it made is what an undisturbed run makes, and it starts anew. Returns how often it
-    got there.
+    After each, what it wrote loads.
+    Whenever it gets to its end, what it made is what an undisturbed run makes, and it starts anew. Returns how often
+    it got there.
     """
+
+    context, folder, script, args = job
 
     def start():
         process = context.Process(target=work, args=(folder, script, args))
@@ -102,7 +105,7 @@ def test_a_sweep_killed_30_times(warm, tmp_path):
         for file in tmp_path.iterdir():
             file.unlink()
 
-    assert killed(warm, tmp_path, "calculate_bounds.py", SWEEP, 30, 0, contents, wipe) >= 1
+    assert killed((warm, tmp_path, "calculate_bounds.py", SWEEP), 30, 0, contents, wipe) >= 1
     assert set(contents()) == {"random.npz", "gradient.npz", "global.npz", "local.npz"}
 
 
@@ -129,5 +132,5 @@ def test_a_many_images_run_killed_20_times(warm, tmp_path):
                 file.unlink()
 
     args = ("--network", "mnist", "--images", str(images), "--bound", "global", "--batch", "1")
-    assert killed(warm, folder, "calculate_bounds_many.py", args, 20, 1, contents, wipe) >= 1
+    assert killed((warm, folder, "calculate_bounds_many.py", args), 20, 1, contents, wipe) >= 1
     assert [row.index for row in contents()] == list(range(6))
