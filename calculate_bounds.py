@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from local_lipschitz import global_bound, joint_bound, local_bound
 from local_lipschitz.lower_bounds import gradient_lower_bound, random_lower_bound
 from networks import mnist as network
 from script_tools import command_line, results
 from script_tools.batches import in_batches
+from script_tools.certificates import CERTIFICATES, Certificate
 from script_tools.timing import pass_time
 
 compute_random = True
@@ -35,9 +36,9 @@ compute_global = True
 compute_local = True
 compute_joint = True
 
+LOWER = ("random", "gradient")
 JOINT_EVERY = 5  # the joint bound is the costly one: every fifth ε by default
-JOINT_PASSES = 5000  # roughly what it takes at one ε, for the estimate of the time
-JOINT_MINUTES = 60  # where it would take longer, it has to be asked for with --joint
+MINUTES = 60  # where it would take longer, it has to be asked for with --joint
 LARGEST_BATCH = 3_000_000  # numbers in the inputs that a batch of ε may hold in the widest layer
 
 
@@ -49,15 +50,16 @@ def arguments() -> argparse.Namespace:
         "gradient": compute_gradient,
         "global": compute_global,
         "local": compute_local,
+        "joint": compute_joint,
     }
-    for name, default in switches.items():
+    for name in [*LOWER, *CERTIFICATES]:
+        costly = name in CERTIFICATES and CERTIFICATES[name].costly
+        where = f" (default: where it takes less than {MINUTES} minutes)" if costly else ""
+        default = switches.get(name, True)
         options.add_argument(
-            f"--{name}", action=argparse.BooleanOptionalAction, default=default, help=f"the {name} bound"
-        )
-    options.add_argument(
-        "--joint", action=argparse.BooleanOptionalAction, default=None if compute_joint else False,
-        help=f"the joint bound (default: where it takes less than {JOINT_MINUTES} minutes)",
-    )  # fmt: skip
+            f"--{name}", action=argparse.BooleanOptionalAction, default=None if costly and default else default,
+            help=f"the {name} bound{where}",
+        )  # fmt: skip
     options.add_argument("--eps-min", type=float, help="smallest ε, normalised units (default: the network's)")
     options.add_argument("--eps-max", type=float, help="largest ε (default: the network's)")
     options.add_argument("--points", type=int, default=30, help="number of ε, evenly spaced in log ε (default: 30)")
@@ -85,16 +87,23 @@ def sweep(path: Path, eps: Tensor, settings: dict[str, Any], batch: int, compute
 
 def methods(net: nn.Module, x0: Tensor, args: argparse.Namespace) -> dict[str, Callable[[Tensor], Tensor]]:
     """What each switched-on method computes for several ε at once."""
-    certificate = {"tolerance": args.tolerance, "seed": args.seed}
     points = min(1000, 30 * batch_of(net, x0))
-    everything = {
+    everything: dict[str, Callable[[Tensor], Tensor]] = {
         "random": lambda eps: random_lower_bound(net, x0, eps, args.samples, args.seed, batch=points),
         "gradient": lambda eps: gradient_lower_bound(net, x0, eps, seed=args.seed, batch=points),
-        "global": lambda eps: global_bound(net, x0, **certificate).value.expand(len(eps)),
-        "local": lambda eps: local_bound(net, x0, eps, **certificate).value,
-        "joint": lambda eps: joint_bound(net, x0, eps, **certificate).value,
     }
+    for name, certificate in CERTIFICATES.items():
+        everything[name] = partial(upper_bounds, net, x0, certificate, args)
     return {name: compute for name, compute in everything.items() if getattr(args, name)}
+
+
+def upper_bounds(
+    net: nn.Module, x0: Tensor, certificate: Certificate, args: argparse.Namespace, eps: Tensor
+) -> Tensor:
+    """A certified bound at each ε."""
+    ball = (eps,) if certificate.of_eps else ()
+    bound = certificate.function(net, x0, *ball, tolerance=args.tolerance, seed=args.seed)
+    return bound.value.expand(len(eps))
 
 
 def main() -> None:
@@ -110,28 +119,31 @@ def main() -> None:
     eps = torch.logspace(np.log10(eps_min), np.log10(eps_max), args.points, dtype=torch.float64, device=x0.device)
     common = {"network": network.name, "weights": results.fingerprint(net, x0), "random_weights": args.random_weights}
     common |= {"seed": args.seed, "eps_min": eps_min, "eps_max": eps_max, "points": args.points}
-    of_method: dict[str, dict[str, Any]] = {"random": {"samples": args.samples}, "gradient": {}}
-    of_method["joint"] = {"tolerance": args.tolerance, "every": args.joint_every}
-    joint_eps = eps[:: args.joint_every]
-    if args.joint is not False:
-        args.joint = worth_it(net, x0, len(joint_eps), asked_for=args.joint is True)
+    few = eps[:: args.joint_every]
+    costly = [name for name, certificate in CERTIFICATES.items() if certificate.costly]
+    for name in costly:
+        if (switch := getattr(args, name)) is not False:
+            setattr(args, name, worth_it(net, x0, name, len(few), asked_for=switch is True))
 
+    of_method = {"random": {"samples": args.samples}, "gradient": {}}
+    of_method |= {name: {"tolerance": args.tolerance} for name in CERTIFICATES}
+    of_method |= {name: {"tolerance": args.tolerance, "every": args.joint_every} for name in costly}
+    batches = {name: len(eps) for name, certificate in CERTIFICATES.items() if not certificate.of_eps}
     for name, compute in methods(net, x0, args).items():
         path = network.data_dir / f"{name}.npz"
         if args.overwrite:
             path.unlink(missing_ok=True)
-        settings = common | of_method.get(name, {"tolerance": args.tolerance})
-        batch = {"local": batch_of(net, x0), "global": len(eps)}.get(name, 1)
-        sweep(path, joint_eps if name == "joint" else eps, settings, batch, compute)
+        batch = batches.get(name, 1 if name in LOWER or name in costly else batch_of(net, x0))
+        sweep(path, few if name in costly else eps, common | of_method[name], batch, compute)
     print(f"results in {network.data_dir}; the figure: python calculate_bounds_plot.py --network {args.network}")
 
 
-def worth_it(net: nn.Module, x0: Tensor, points: int, asked_for: bool) -> bool:
-    """Whether to compute the joint bound; says how long that takes."""
-    minutes = points * JOINT_PASSES * pass_time(net, x0) / 60
-    verdict = asked_for or minutes <= JOINT_MINUTES
-    hint = "--no-joint leaves it out" if verdict else "left out; --joint computes it all the same"
-    print(f"joint bound at {points} ε: estimated {max(1, round(minutes))} minutes ({hint})", flush=True)
+def worth_it(net: nn.Module, x0: Tensor, name: str, points: int, asked_for: bool) -> bool:
+    """Whether to compute a costly bound; says how long that takes."""
+    minutes = points * CERTIFICATES[name].passes * pass_time(net, x0) / 60
+    verdict = asked_for or minutes <= MINUTES
+    hint = f"--no-{name} leaves it out" if verdict else f"left out; --{name} computes it all the same"
+    print(f"{name} bound at {points} ε: estimated {max(1, round(minutes))} minutes ({hint})", flush=True)
     return verdict
 
 

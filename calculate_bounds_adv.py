@@ -18,7 +18,6 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import calculate_bounds_adv_plot as adv_plot
-from local_lipschitz import certified_radius, global_bound, joint_bound
+from local_lipschitz import certified_radius
 from local_lipschitz.attacks.gradient import (
     Attack,
     carlini_wagner,
@@ -41,45 +40,28 @@ from local_lipschitz.attacks.gradient import (
 )
 from networks import mnist as network
 from script_tools import command_line, results
+from script_tools.certificates import CERTIFICATES, METHODS
+from script_tools.distances import ATTACKS, Distances, contradictions, from_arrays, table, to_arrays
 
-CERTIFICATES = {
-    "global": "certified: global bound",
-    "paper": "certified: local bound, the paper's rule",
-    "pairwise": "certified: local bound, pairwise",
-    "joint-paper": "certified: joint bound, the paper's rule",
-    "joint": "certified: joint bound, pairwise",
-}
-ATTACKS = {
-    "fgsm": "found: FGSM",
-    "ifgsm": "found: I-FGSM",
-    "gradient": "found: gradient ascent",
-    "cw": "found: Carlini & Wagner",
-    "ddn": "found: DDN",
-}
-DEFAULT = [name for name in [*CERTIFICATES, *ATTACKS] if not name.startswith("joint")]  # minutes to hours
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one method says about N inputs: distances, the class found or limiting, seconds for all of them, and x."""
-
-    distance: np.ndarray  # (N,), normalised units
-    pixels: np.ndarray  # (N,), NaN where the input is not an image
-    other_class: np.ndarray  # (N,), −1 where there is none
-    seconds: float
-    x: np.ndarray  # (N, *input shape) for attacks, empty for certificates
+QUICK = [*(name for name, (certificate, _) in METHODS.items() if not certificate.costly), *ATTACKS]
 
 
 def arguments() -> argparse.Namespace:
     options = command_line.parser(__doc__, network)
     options.add_argument("--input", nargs="+", type=Path, metavar="IMAGE", help="files (default: the nominal input)")
     options.add_argument(
-        "--methods", nargs="+", default=DEFAULT, choices=[*CERTIFICATES, *ATTACKS], metavar="METHOD",
-        help=f"of {', '.join([*CERTIFICATES, *ATTACKS])} (default: all but the joint ones, which take long)",
+        "--methods", nargs="+", default=QUICK, choices=[*METHODS, *ATTACKS], metavar="METHOD",
+        help=f"of {', '.join([*METHODS, *ATTACKS])} (default: all but the joint ones, which take long)",
     )  # fmt: skip
     options.add_argument("--tolerance", type=float, default=2e-3, help="of one spectral norm (default: 2e-3)")
-    options.add_argument("--joint-rtol", type=float, default=0.05, help="relative tolerance of joint's radius (0.05)")
-    options.add_argument("--joint-effort", type=int, default=80, help="steps of the joint bound at each radius (80)")
+    joint = CERTIFICATES["joint"]
+    options.add_argument(
+        "--joint-rtol", type=float, default=joint.rtol, help="relative tolerance of joint's radius (default: 0.05)"
+    )
+    options.add_argument(
+        "--joint-effort", type=int, default=joint.effort["one"],
+        help="steps of the joint bound at each radius (default: 80)",
+    )  # fmt: skip
     options.add_argument("--plot", action="store_true", help="draw the images found: data/<network>/adversarial*.png")
     options.add_argument("--overwrite", action="store_true", help="start anew instead of resuming")
     return options.parse_args()
@@ -94,26 +76,24 @@ def inputs(network: ModuleType, x0: Tensor, files: list[Path] | None) -> tuple[T
     return torch.cat([network.load_image(file) for file in files]).to(x0.device), [file.name for file in files]
 
 
-def certify(net: nn.Module, x0: Tensor, scale: Tensor | None, args: argparse.Namespace, name: str) -> Row:
+def certified_distances(
+    net: nn.Module, x0: Tensor, scale: Tensor | None, args: argparse.Namespace, method: str
+) -> Distances:
     """One of the certificates. ‖Δx‖ ≤ r in normalised units holds wherever ‖Δ pixels‖ ≤ r·(smallest std)."""
-    options: dict[str, Any] = {"tolerance": args.tolerance, "seed": args.seed}
-    if name == "global":
-        options |= {"bound": global_bound, "margins": "paper"}
-    elif name == "paper":
-        options |= {"margins": "paper"}
-    elif name.startswith("joint"):
-        rule = "paper" if name == "joint-paper" else "pairwise"
-        options |= {"bound": joint_bound, "rtol": args.joint_rtol, "margins": rule, "effort": args.joint_effort}
+    certificate, rule = METHODS[method]
+    options: dict[str, Any] = {"rtol": certificate.rtol, "tolerance": args.tolerance, "seed": args.seed}
+    if certificate.costly:
+        options |= {"rtol": args.joint_rtol, "effort": args.joint_effort}
     start = time.perf_counter()
-    result = certified_radius(net, x0, **options)
+    result = certified_radius(net, x0, certificate.function, rule, **options)
     radius = result.radius.cpu().numpy()
     pixels = np.full_like(radius, np.nan) if scale is None else radius * float(scale.min())
-    return Row(radius, pixels, result.limiting_class.cpu().numpy(), time.perf_counter() - start, np.empty(0))
+    return Distances(radius, pixels, result.limiting_class.cpu().numpy(), time.perf_counter() - start, np.empty(0))
 
 
 def attack(
     net: nn.Module, x0: Tensor, scale: Tensor | None, box: tuple[Tensor, Tensor] | None, seed: int, name: str
-) -> Row:
+) -> Distances:
     """One of the attacks. Without a box, C&W and DDN get one."""
     start = time.perf_counter()
     attacks: dict[str, Callable[[], Attack]] = {
@@ -127,7 +107,7 @@ def attack(
     pixels = torch.full_like(found.distance, math.nan) if scale is None else pixel_distance(found, x0, scale)
     seconds = time.perf_counter() - start
     distance, other, x = (t.cpu().numpy() for t in (found.distance, found.found_class, found.x))
-    return Row(distance, pixels.cpu().numpy(), other, seconds, x)
+    return Distances(distance, pixels.cpu().numpy(), other, seconds, x)
 
 
 def box_around(net: nn.Module, x0: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -135,37 +115,6 @@ def box_around(net: nn.Module, x0: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     distance = gradient_ascent(net, x0, seed=seed).distance
     reach = 2.0 * float(distance[distance.isfinite()].max()) if bool(distance.isfinite().any()) else 1.0
     return x0 - reach, x0 + reach
-
-
-def table(network: ModuleType, i: int, name: str, label: int, rows: dict[str, Row]) -> str:
-    """Input i's radii and distances, one method a line."""
-    lines = [f"\n{network.name}, {name}: class {network.classes[label]!r}"]
-    lines.append(f"{'':41}{'distance':>11}{'in pixels':>11}   {'class':<16}{'seconds':>8}")
-    for method, row in rows.items():
-        pixels = "" if np.isnan(row.pixels[i]) else f"{row.pixels[i]:.4g}"
-        other = network.classes[row.other_class[i]] if row.other_class[i] >= 0 else "none found"
-        numbers = f"{row.distance[i]:11.4g}{pixels:>11}   {other[:15]:<16}{row.seconds:8.1f}"
-        lines.append(f"{title(network, method):41}{numbers}")
-    return "\n".join(lines)
-
-
-def title(network: ModuleType, method: str) -> str:
-    """What a method is called in tables; the attacks say whether they keep to valid images."""
-    if method in CERTIFICATES:
-        return CERTIFICATES[method]
-    images = method in ("cw", "ddn") and network.box is not None
-    return ATTACKS[method] + (" (valid images)" if images else "")
-
-
-def contradictions(rows: dict[str, Row], names: list[str]) -> list[str]:
-    """Each attack that found an adversarial example within a certified radius: there may be none."""
-    return [
-        f"{name}: {attack} found one at {rows[attack].distance[i]:.6g}, {proof} certifies {rows[proof].distance[i]:.6g}"
-        for i, name in enumerate(names)
-        for proof in rows.keys() & CERTIFICATES.keys()
-        for attack in rows.keys() & ATTACKS.keys()
-        if rows[attack].distance[i] < rows[proof].distance[i]
-    ]
 
 
 def main() -> None:
@@ -190,26 +139,23 @@ def main() -> None:
     settings |= {"random_weights": args.random_weights, "seed": args.seed, "tolerance": args.tolerance}
     settings |= {"joint_rtol": args.joint_rtol, "joint_effort": args.joint_effort}
     arrays = results.resume(path, settings) or {"x0": x0.cpu().numpy(), "label": np.array(label)}
-    fields = Row.__dataclass_fields__
-    wanted = [name for name in [*CERTIFICATES, *ATTACKS] if name in args.methods]
+    wanted = [name for name in [*METHODS, *ATTACKS] if name in args.methods]
     for name in (progress := tqdm(wanted)):
         progress.set_description(name)
         if f"{name}_distance" not in arrays:
-            proof = name in CERTIFICATES
-            row = certify(net, x0, scale, args, name) if proof else attack(net, x0, scale, box, args.seed, name)
-            arrays |= {f"{name}_{field}": np.asarray(getattr(row, field)) for field in fields}
+            if name in METHODS:
+                row = certified_distances(net, x0, scale, args, name)
+            else:
+                row = attack(net, x0, scale, box, args.seed, name)
+            arrays |= to_arrays(name, row)
             results.save(path, arrays, settings)
-    rows = {
-        name: Row(*(arrays[f"{name}_{field}"] for field in fields))  # type: ignore[arg-type]  # an array for seconds
-        for name in [*CERTIFICATES, *ATTACKS]
-        if f"{name}_distance" in arrays
-    }
+    rows = from_arrays(arrays)
     for i, name in enumerate(names):
         print(table(network, i, name, label[i], rows))
     print("\ncertified: the class that limits the radius; found: the class of the adversarial example")
     print(f"results in {path}")
     if args.plot:
-        for picture in adv_plot.draw_all(network, x0.cpu(), names, label, {title(network, m): rows[m] for m in rows}):
+        for picture in adv_plot.draw_all(network, x0.cpu(), names, label, rows):
             print(f"wrote {picture}")
     if broken := contradictions(rows, names):
         sys.exit("CONTRADICTION, a bound or an attack is wrong:\n" + "\n".join(broken))

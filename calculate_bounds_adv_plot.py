@@ -1,41 +1,53 @@
-"""The pictures of calculate_bounds_adv.py --plot: an input, the adversarial images, and what they change."""
+"""The pictures of calculate_bounds_adv.py --plot: an input, the adversarial images, and what they change.
+
+    python calculate_bounds_adv_plot.py
+    python calculate_bounds_adv_plot.py --network cifar10
+
+Reads data/<network>/adversarial.npz, writes data/<network>/adversarial.png, or adversarial_1.png, … for several inputs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from torch import Tensor
 
-from script_tools import results
+import networks
+from networks import mnist as network
+from script_tools import command_line, distances, results
+from script_tools.distances import Distances, from_arrays
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
 def draw_all(
-    network: ModuleType, x0: Tensor, names: list[str], label: list[int], rows: Mapping[str, Any]
+    network: ModuleType, x0: Tensor, names: list[str], label: list[int], rows: Mapping[str, Distances]
 ) -> list[Path]:
-    """One picture an input: data/<network>/adversarial.png, or adversarial_1.png, … for several.
-
-    rows: what each method, by its title, says about all inputs.
-    """
+    """One picture an input: data/<network>/adversarial.png, or adversarial_1.png, … for several."""
     paths = []
     for i, name in enumerate(names):
         path = network.data_dir / ("adversarial.png" if len(names) == 1 else f"adversarial_{i + 1}.png")
-        figure = draw(network, x0[i].double().numpy(), name, label[i], rows, i)
+        titled = {distances.title(network, method): row for method, row in rows.items()}
+        figure = draw(network, x0[i].double().numpy(), name, label[i], titled, i)
         results.save_figure(figure, path)
         plt.close(figure)
         paths.append(path)
     return paths
 
 
-def draw(network: ModuleType, x0: np.ndarray, name: str, label: int, rows: Mapping[str, Any], i: int) -> plt.Figure:
-    """Above the original and what was found; below the certified radii and the differences, all on one scale."""
+def draw(
+    network: ModuleType, x0: np.ndarray, name: str, label: int, rows: Mapping[str, Distances], i: int
+) -> plt.Figure:
+    """Above the original and what was found; below the certified radii and the differences, all on one scale.
+
+    rows: what each method, by its title, says about all inputs.
+    """
     found = {title: row for title, row in rows.items() if row.x.size and row.other_class[i] >= 0}
     proved = {title: row.distance[i] for title, row in rows.items() if not row.x.size}
     black, white = (end.cpu().numpy()[0] for end in network.box)
@@ -81,3 +93,21 @@ def show_changes(figure: plt.Figure, axes: np.ndarray, changes: list[np.ndarray]
         bar = figure.colorbar(drawn, ax=axes[-1], location="right", fraction=0.08)
         bar.set_label("change (black 0, white 1)", fontsize=8)
         bar.ax.tick_params(labelsize=7)
+
+
+def main() -> None:
+    args = command_line.parser(__doc__, network).parse_args()
+    chosen = networks.load(args.network)
+    if chosen.box is None:
+        raise ValueError(f"the input of {chosen.name} is not an image")
+    path = chosen.data_dir / "adversarial.npz"
+    if not path.exists():
+        raise ValueError(f"no results in {chosen.data_dir}; run calculate_bounds_adv.py first")
+    arrays, settings = results.load(path)
+    x0, label = torch.from_numpy(arrays["x0"]), arrays["label"].tolist()
+    for picture in draw_all(chosen, x0, settings["inputs"], label, from_arrays(arrays)):
+        print(f"wrote {picture}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -20,8 +20,9 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,15 +33,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from calculate_bounds_many_plot import draw
-from local_lipschitz import Bound, certified_radius, global_bound, joint_bound, local_bound
+from local_lipschitz import certified_radius
 from networks import mnist as network
 from script_tools import certified_rows as rows
 from script_tools import command_line, results
 from script_tools.batches import in_batches
+from script_tools.certificates import CERTIFICATES, RULES
+from script_tools.certified_rows import ImageRow
 
-BOUNDS: dict[str, Callable[..., Bound]] = {"local": local_bound, "global": global_bound, "joint": joint_bound}
-RTOL = {"local": 1e-4, "global": 1e-4, "joint": 0.05}
-JOINT_OPTIONS: dict[str, Any] = {"effort": 20}  # of the joint bound: four times as much certifies up to a quarter more
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
@@ -50,8 +50,8 @@ def arguments() -> argparse.Namespace:
     source.add_argument("--data", type=Path, metavar="DIR", help="certify the test set, which torchvision finds there")
     source.add_argument("--images", type=Path, metavar="DIR", help="certify the image files in a folder")
     options.add_argument("--count", type=int, help="only the first COUNT images")
-    options.add_argument("--bound", choices=BOUNDS, default="local", help="default: local; joint takes minutes each")
-    options.add_argument("--margins", choices=["pairwise", "paper"], default="pairwise", help="default: pairwise")
+    options.add_argument("--bound", choices=CERTIFICATES, default="local", help="default: local; joint takes minutes")
+    options.add_argument("--margins", choices=RULES, default="pairwise", help="default: pairwise")
     options.add_argument("--rtol", type=float, help="relative tolerance of a radius (default: 1e-4; joint 0.05)")
     options.add_argument("--tolerance", type=float, default=2e-3, help="of one spectral norm (default: 2e-3)")
     options.add_argument("--batch", type=int, default=32, help="images at a time (default: 32)")
@@ -95,18 +95,20 @@ class Images:
         return str(self.files[i].relative_to(self.root)) if self.files else ""
 
 
-def certify(net: nn.Module, images: Images, which: list[int], args: argparse.Namespace) -> list[rows.Row]:
+def certified_batch(net: nn.Module, images: Images, args: argparse.Namespace, which: list[int]) -> list[ImageRow]:
     """The rows of some images, as one batch."""
     start = time.perf_counter()
     inputs, labels = zip(*(images.load(i) for i in which), strict=True)
+    certificate = CERTIFICATES[args.bound]
+    effort: dict[str, Any] = {"effort": certificate.effort["many"]} if certificate.effort else {}
     result = certified_radius(
-        net, torch.cat(inputs).to(args.device), BOUNDS[args.bound], args.margins,
-        rtol=args.rtol, tolerance=args.tolerance, seed=args.seed, **(JOINT_OPTIONS if args.bound == "joint" else {}),
+        net, torch.cat(inputs).to(args.device), certificate.function, args.margins,
+        rtol=args.rtol, tolerance=args.tolerance, seed=args.seed, **effort,
     )  # fmt: skip
     each = (time.perf_counter() - start) / len(which)
     columns = [t.tolist() for t in (result.label, result.radius, result.limiting_class)]
     return [
-        rows.Row._make([*numbers, each, images.name(numbers[0])])
+        ImageRow._make([*numbers, each, images.name(numbers[0])])
         for numbers in zip(which, labels, *columns, strict=True)
     ]
 
@@ -149,7 +151,7 @@ def main() -> None:
     args = arguments()
     if args.batch < 1 or (args.count is not None and args.count < 1):
         raise ValueError(f"--batch {args.batch} --count {args.count}: positive numbers are wanted")
-    args.rtol = RTOL[args.bound] if args.rtol is None else args.rtol
+    args.rtol = CERTIFICATES[args.bound].rtol if args.rtol is None else args.rtol
     if not 0 < args.rtol < 1:
         raise ValueError(f"--rtol {args.rtol}: a number between 0 and 1 is wanted")
     if not all(0 <= radius < math.inf for radius in args.radii or []):
@@ -161,14 +163,15 @@ def main() -> None:
     settings |= {"random_weights": args.random_weights, "bound": args.bound, "margins": args.margins}
     settings |= {"rtol": args.rtol, "tolerance": args.tolerance, "images": images.what}
 
-    merged = network.data_dir / f"certified_{args.bound}{'_paper' if args.margins == 'paper' else ''}.csv"
+    merged = network.data_dir / f"{rows.stem(args.bound, args.margins)}.csv"
     own = part_of(merged, rank)
     if args.overwrite:
         start_anew(merged, own, rank)
     known = {row.index: row for path in [merged, *parts_of(merged)] for row in rows.read(path, settings)}
     todo = share(images, set(known), args.batch, rank, world)
     with rows.Writer(own, settings) as writer, tqdm(total=len(todo), unit="image", disable=rank > 0) as progress:
-        for _, batch in in_batches(lambda part: certify(net, images, todo[part], args), 0, len(todo), args.batch):
+        certify = partial(certified_batch, net, images, args)
+        for _, batch in in_batches(lambda part: certify(todo[part]), 0, len(todo), args.batch):
             writer.write(batch)
             known |= {row.index: row for row in batch}
             progress.update(len(batch))

@@ -1,4 +1,10 @@
-"""The figure of calculate_bounds_many.py: certified accuracy against the radius, a curve for each bound there is."""
+"""The figure of calculate_bounds_many.py: certified accuracy against the radius, a curve for each bound there is.
+
+    python calculate_bounds_many_plot.py
+    python calculate_bounds_many_plot.py --network cifar10
+
+Reads data/<network>/certified_*.csv, writes data/<network>/certified.png and .pdf.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +13,25 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from script_tools import certified_rows, results
+import networks
+from networks import mnist as network
+from script_tools import certified_rows, command_line, results
+from script_tools.certificates import CERTIFICATES, RULES
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-LABELS = {
-    "certified_global": "global bound",
-    "certified_global_paper": "global bound, the paper's rule",
-    "certified_local": "local bound, pairwise",
-    "certified_local_paper": "local bound, the paper's rule",
-    "certified_joint": "joint bound, pairwise",
-    "certified_joint_paper": "joint bound, the paper's rule",
+FILES = {
+    certified_rows.stem(name, rule): certificate.title(rule)
+    for name, certificate in CERTIFICATES.items()
+    for rule in RULES
 }
 
 
 def draw(folder: Path, name: str, weights: str) -> list[Path]:
     """Write certified.png and .pdf of all files in `folder` that were made with these weights."""
     figure, axes = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
-    for stem, label in LABELS.items():
+    for stem, label in FILES.items():
         settings, rows = certified_rows.read_any(folder / f"{stem}.csv")
         if not rows or settings["weights"] != weights:
             continue
@@ -44,3 +50,24 @@ def draw(folder: Path, name: str, weights: str) -> list[Path]:
         results.save_figure(figure, path)
     plt.close(figure)
     return paths
+
+
+def newest(folder: Path) -> str:
+    """The weights that the newest file of radii was made with: only what goes with it is drawn."""
+    files = [path for stem in FILES if (path := folder / f"{stem}.csv").exists()]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        settings, rows = certified_rows.read_any(path)
+        if rows:
+            return str(settings["weights"])
+    raise ValueError(f"no results in {folder}; run calculate_bounds_many.py first")
+
+
+def main() -> None:
+    args = command_line.parser(__doc__, network).parse_args()
+    chosen = networks.load(args.network)
+    for path in draw(chosen.data_dir, chosen.name, newest(chosen.data_dir)):
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

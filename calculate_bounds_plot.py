@@ -19,19 +19,17 @@ import numpy as np
 import networks
 from networks import mnist as network
 from script_tools import command_line, results
+from script_tools.certificates import CERTIFICATES
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 # upper bounds are drawn through, lower bounds dashed; the truth lies between
-STYLES: dict[str, dict[str, Any]] = {
-    "global": {"label": "global upper bound", "color": "0.35", "marker": "", "linestyle": "-"},
-    "local": {"label": "local upper bound (paper)", "color": "tab:red", "marker": "o", "linestyle": "-"},
-    "joint": {"label": "joint upper bound", "color": "tab:blue", "marker": "s", "linestyle": "-"},
+LOWER: dict[str, dict[str, Any]] = {
     "gradient": {"label": "lower bound, gradient ascent", "color": "tab:green", "marker": "^", "linestyle": "--"},
     "random": {"label": "lower bound, random samples", "color": "tab:olive", "marker": "v", "linestyle": "--"},
 }
-LOWER = ("gradient", "random")
+STYLES = {name: {**certificate.style, "linestyle": "-"} for name, certificate in CERTIFICATES.items()} | LOWER
 
 
 def read_curves(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], bool]:

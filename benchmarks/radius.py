@@ -25,7 +25,7 @@ from networks import mnist as network
 from script_tools import command_line
 
 
-def certify(net: nn.Module, x: Tensor, batch: int) -> None:
+def time_radii(net: nn.Module, x: Tensor, batch: int) -> None:
     """Both rules on all of x; prints a row each, and the ratio of the radii."""
     radii = {}
     print(f"{'rule':10}{'seconds':>9}{'each':>9}{'evaluations':>13}{'most':>6}{'median radius':>15}")
@@ -96,7 +96,7 @@ def main() -> None:
     images = chosen.test_set(args.data)
     x = torch.stack([images[i][0] for i in range(max(args.count, args.attacks))]).to(x0.device)
     if args.count:
-        certify(net, x[: args.count], args.batch)
+        time_radii(net, x[: args.count], args.batch)
     if args.attacks:
         compare_attacks(net, torch.cat([x0, x[: args.attacks]]), chosen.box)
 

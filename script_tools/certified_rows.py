@@ -20,7 +20,7 @@ from script_tools import results
 TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}  # any file name survives
 
 
-class Row(NamedTuple):
+class ImageRow(NamedTuple):
     """One image: label −1 where it is not known, radius in normalised units, seconds its share of its batch's."""
 
     index: int  # type: ignore[assignment]  # of a tuple: a method that no row needs
@@ -41,7 +41,12 @@ TYPES = (int, int, int, float, int, float)  # of all columns but the last, which
 BEGIN = "# {"  # of the line with the settings
 
 
-def read_any(path: Path) -> tuple[dict[str, Any], list[Row]]:
+def stem(bound: str, rule: str) -> str:
+    """The name, without its suffix, of the file of radii by this bound and rule."""
+    return f"certified_{bound}{'_paper' if rule == 'paper' else ''}"
+
+
+def read_any(path: Path) -> tuple[dict[str, Any], list[ImageRow]]:
     """(settings, rows) of a file; ({}, []) where it is missing or was killed before its first row.
 
     A last line without its end, from a process that was killed, is left out. ValueError for a foreign file.
@@ -60,15 +65,15 @@ def read_any(path: Path) -> tuple[dict[str, Any], list[Row]]:
         settings = json.loads(lines[0].removeprefix("# "))
         settings.pop("made_with", None)
         head, *body = csv.reader(lines[1:])
-        if tuple(head) != Row._fields:
+        if tuple(head) != ImageRow._fields:
             raise ValueError(f"its columns are {', '.join(head)}")
         columns = [[*(kind(text) for kind, text in zip(TYPES, row, strict=False)), row[6]] for row in body]
-        return settings, [Row._make(row) for row in columns]
+        return settings, [ImageRow._make(row) for row in columns]
     except (ValueError, IndexError, TypeError, AttributeError, csv.Error) as error:
         raise ValueError(f"{path} is not a file of certified radii ({error}); move it away to start anew") from None
 
 
-def read(path: Path, settings: Mapping[str, Any]) -> list[Row]:
+def read(path: Path, settings: Mapping[str, Any]) -> list[ImageRow]:
     """The rows of a file that was made with the same settings; ValueError if it was made with others."""
     earlier, rows = read_any(path)
     if earlier and earlier != settings:
@@ -78,7 +83,7 @@ def read(path: Path, settings: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def write(path: Path, rows: Iterable[Row], settings: Mapping[str, Any]) -> None:
+def write(path: Path, rows: Iterable[ImageRow], settings: Mapping[str, Any]) -> None:
     """Write a whole file: the old one or the new one, never a part."""
     with results.replacing(path) as beside, open(beside, "w", **TEXT) as file:
         _head(file, settings)
@@ -108,7 +113,7 @@ class Writer:
         with _named(self.path):
             self.file.close()  # writes what a full disk has left in the buffer
 
-    def write(self, rows: Iterable[Row]) -> None:
+    def write(self, rows: Iterable[ImageRow]) -> None:
         with _named(self.path):
             csv.writer(self.file, lineterminator="\n").writerows(rows)
             self.file.flush()
@@ -126,24 +131,24 @@ def _named(path: Path) -> Iterator[None]:
 
 def _head(file: Any, settings: Mapping[str, Any]) -> None:
     record = {**settings, "made_with": results.made_with()}
-    file.write(f"# {json.dumps(record, sort_keys=True)}\n{','.join(Row._fields)}\n")
+    file.write(f"# {json.dumps(record, sort_keys=True)}\n{','.join(ImageRow._fields)}\n")
 
 
-def to_table(rows: Iterable[Row]) -> Tensor:
+def to_table(rows: Iterable[ImageRow]) -> Tensor:
     """(n, 6) float64: all columns that are numbers."""
     return torch.tensor([row[:6] for row in rows], dtype=torch.float64).reshape(-1, 6)
 
 
-def from_table(table: Tensor) -> list[Row]:
-    return [Row(*(kind(x) for kind, x in zip(TYPES, row, strict=True))) for row in table.tolist()]
+def from_table(table: Tensor) -> list[ImageRow]:
+    return [ImageRow(*(kind(x) for kind, x in zip(TYPES, row, strict=True))) for row in table.tolist()]
 
 
-def certified_accuracy(rows: list[Row], radius: float) -> float:
+def certified_accuracy(rows: list[ImageRow], radius: float) -> float:
     """The fraction classified correctly with a certified radius of at least this one."""
     return sum(row.correct and row.radius >= radius for row in rows) / len(rows)
 
 
-def summary(rows: list[Row], radii: list[float] | None) -> str:
+def summary(rows: list[ImageRow], radii: list[float] | None) -> str:
     """Accuracy, median radius, and certified accuracy at some radii, for printing."""
     labelled = [row for row in rows if row.label >= 0]
     right = [row.radius for row in rows if row.correct]

@@ -20,7 +20,7 @@ NAMES = (
 MODULES = ("local_lipschitz.lower_bounds", "local_lipschitz.attacks.gradient", "networks", "other_methods")
 METHODS = ("eclipse", "lipmip", "lipopt", "lipsdp", "recurjac", "seqlip")
 SCRIPTS = [
-    *(path.name for path in ROOT.glob("calculate_bounds*.py") if path.stem[-9:] not in ("_adv_plot", "many_plot")),
+    *(path.name for path in ROOT.glob("calculate_bounds*.py")),
     *(f"other_methods/{name}.py" for name in ("compare", *METHODS)),
     *(f"networks/{name}.py" for name in ("mnist_train", "cifar10_train")),
     *(f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")),

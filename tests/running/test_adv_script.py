@@ -1,6 +1,7 @@
 """calculate_bounds_adv.py as a user runs it: the table, the files, the pictures, what it refuses."""
 
 import contextlib
+import dataclasses
 import io
 import re
 import runpy
@@ -15,22 +16,22 @@ from scripts import ROOT, refused
 
 import networks.mnist
 import networks.tiny
-from script_tools import results
+from script_tools import certificates, results
 
 SCRIPT = "calculate_bounds_adv.py"
 WEIGHTS = networks.mnist.data_dir / "weights.pt"
 QUICK = ("global", "paper", "pairwise", "fgsm", "gradient")
 
 
-def call(folder, *args):
+def call(folder, *args, script=SCRIPT):
     """Run the script in this process, with its results in `folder`; what it prints."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         folder.mkdir(exist_ok=True)
         shutil.copy(WEIGHTS, folder)
         for network in (networks.mnist, networks.tiny):
             patch.setattr(network, "data_dir", folder)
-        patch.setattr(sys, "argv", [SCRIPT, *map(str, args)])
-        runpy.run_path(str(ROOT / SCRIPT), run_name="__main__")
+        patch.setattr(sys, "argv", [script, *map(str, args)])
+        runpy.run_path(str(ROOT / script), run_name="__main__")
     return out.getvalue()
 
 
@@ -67,6 +68,12 @@ def test_file(folder, table):
 def test_picture(folder, table):
     with Image.open(folder / "adversarial.png") as picture:
         assert picture.width > 600 and len(picture.convert("RGB").getcolors(2**24)) > 50
+
+
+def test_the_pictures_again_from_the_file(folder, table):
+    before = (folder / "adversarial.png").read_bytes()
+    assert call(folder, script="calculate_bounds_adv_plot.py") == f"wrote {folder / 'adversarial.png'}\n"
+    assert (folder / "adversarial.png").read_bytes() == before
 
 
 def test_a_second_run_computes_only_what_is_new(folder, table, capsys):
@@ -114,7 +121,8 @@ def test_a_contradiction_is_loud(tmp_path, monkeypatch):
         return bound
 
     monkeypatch.setattr(local_lipschitz.radius, "global_bound", too_small)
-    monkeypatch.setattr(local_lipschitz, "global_bound", too_small)
+    row, rule = certificates.METHODS["global"]
+    monkeypatch.setitem(certificates.METHODS, "global", (dataclasses.replace(row, function=too_small), rule))
     with pytest.raises(SystemExit) as end:
         call(tmp_path, "--methods", "global", "gradient")
     assert "CONTRADICTION" in end.value.code and "gradient found one at" in end.value.code

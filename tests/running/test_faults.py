@@ -82,7 +82,7 @@ def test_a_full_disk_while_many_images_are_certified(mnist, images, capsys):
 def test_a_row_that_was_cut_off_is_written_over(tmp_path):
     """Where the process was killed, or the disk full, within a line."""
     path, settings = tmp_path / "rows.csv", {"seed": 0}
-    rows = [certified_rows.Row(i, -1, 8, 0.25, 3, 1.5, f"{i}.png") for i in range(3)]
+    rows = [certified_rows.ImageRow(i, -1, 8, 0.25, 3, 1.5, f"{i}.png") for i in range(3)]
     certified_rows.write(path, rows[:2], settings)
     whole = path.read_bytes()
     for cut in range(1, 20):

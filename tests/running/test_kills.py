@@ -121,7 +121,7 @@ def test_a_many_images_run_killed_20_times(warm, tmp_path):
         noisy = (digit + generator.integers(-20, 20, digit.shape)).clip(0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(images / f"{i}.png")
 
-    def contents() -> list[certified_rows.Row]:
+    def contents() -> list[certified_rows.ImageRow]:
         files = [folder / "certified_global.csv", *folder.glob("certified_global.part*.csv")]
         rows = {row.index: row._replace(seconds=0.0) for file in files for row in certified_rows.read_any(file)[1]}
         return [rows[i] for i in sorted(rows)]

@@ -14,20 +14,20 @@ from scripts import ROOT, copy_of_project, environment, refused
 
 import networks.mnist
 from script_tools import certified_rows
-from script_tools.certified_rows import Row
+from script_tools.certified_rows import ImageRow
 
 SCRIPT = "calculate_bounds_many.py"
 WEIGHTS = networks.mnist.data_dir / "weights.pt"
 COUNT = 7
 
 
-def call(folder, *args):
+def call(folder, *args, script=SCRIPT):
     """Run the script in this process, with its results in `folder`; what it prints."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         shutil.copy(WEIGHTS, folder)
         patch.setattr(networks.mnist, "data_dir", folder)
-        patch.setattr(sys, "argv", [SCRIPT, *map(str, args)])
-        runpy.run_path(str(ROOT / SCRIPT), run_name="__main__")
+        patch.setattr(sys, "argv", [script, *map(str, args)])
+        runpy.run_path(str(ROOT / script), run_name="__main__")
     return out.getvalue()
 
 
@@ -74,6 +74,13 @@ def test_rows_and_summary(folder, alone):
     assert (folder / "certified.png").stat().st_size > 5000 and not list(folder.glob("*part*"))
 
 
+def test_the_figure_again_from_the_file(folder, alone):
+    before = (folder / "certified.png").read_bytes()
+    out = call(folder, script="calculate_bounds_many_plot.py")
+    assert out.splitlines() == [f"wrote {folder / f'certified.{suffix}'}" for suffix in ("png", "pdf")]
+    assert (folder / "certified.png").read_bytes() == before
+
+
 def test_two_processes_write_what_one_does(images, alone, tmp_path):
     copy_of_project(tmp_path)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -109,7 +116,8 @@ def test_a_killed_process_goes_on(images, alone, tmp_path, capsys):
 
 
 def test_summary_of_known_rows():
-    rows = [Row(0, 1, 1, 0.1, 2, 0.5), Row(1, 1, 2, 0.9, 1, 0.5), Row(2, 0, 0, 0.3, 1, 0.5), Row(3, 0, 0, 0.0, 1, 0.5)]
+    numbers = [(1, 1, 0.1, 2), (1, 2, 0.9, 1), (0, 0, 0.3, 1), (0, 0, 0.0, 1)]
+    rows = [ImageRow(i, *columns, 0.5) for i, columns in enumerate(numbers)]
     assert [certified_rows.certified_accuracy(rows, radius) for radius in (0.0, 0.1, 0.2, 0.4)] == [0.75, 0.5, 0.25, 0]
     text = certified_rows.summary(rows, [0.1, 0.2])
     assert "4 images, 0.50 s each" in text and "accuracy 75.00% of 4" in text and "0.2   25.00%" in text
@@ -119,7 +127,7 @@ def test_summary_of_known_rows():
 
 
 def test_rows_survive_files_and_tables(tmp_path):
-    rows = [Row(0, -1, 3, 1 / 3, 2, 0.1, 'a, "b".png'), Row(7, 3, 3, 1e-12, 0, 0.1, "ü.png")]
+    rows = [ImageRow(0, -1, 3, 1 / 3, 2, 0.1, 'a, "b".png'), ImageRow(7, 3, 3, 1e-12, 0, 0.1, "ü.png")]
     certified_rows.write(tmp_path / "x.csv", rows, {"seed": 0})
     assert certified_rows.read(tmp_path / "x.csv", {"seed": 0}) == rows
     table = certified_rows.to_table(rows)
@@ -128,7 +136,10 @@ def test_rows_survive_files_and_tables(tmp_path):
     assert certified_rows.from_table(certified_rows.to_table([])) == []
 
 
-@pytest.mark.parametrize("content", ["a,b\n1,2\n", "# {}\nindex,label\n", f"# {{}}\n{','.join(Row._fields)}\n1,x\n"])
+HEAD = ",".join(ImageRow._fields)
+
+
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", "# {}\nindex,label\n", f"# {{}}\n{HEAD}\n1,x\n"])
 def test_foreign_files(tmp_path, content):
     (tmp_path / "x.csv").write_text(content)
     with pytest.raises(ValueError, match="not a file of certified radii"):
@@ -141,7 +152,7 @@ def test_a_writer_starts_over_after_a_broken_head(tmp_path, there):
     path.write_text(there)
     assert certified_rows.read(path, {"seed": 0}) == []
     with certified_rows.Writer(path, {"seed": 0}) as writer:
-        writer.write([Row(0, 1, 1, 0.1, 2, 0.5)])
+        writer.write([ImageRow(0, 1, 1, 0.1, 2, 0.5)])
     assert len(certified_rows.read(path, {"seed": 0})) == 1
 
 

@@ -9,6 +9,7 @@ import pytest
 from scripts import command, copy_of_project, environment, error_of, run, sentence
 
 import networks.compnet
+import networks.mnist
 from script_tools import results
 
 SWEEP = ("--network", "tiny", "--points", "6", "--samples", "3000")
@@ -77,6 +78,13 @@ def test_other_settings_are_refused_and_nothing_is_overwritten(swept):
 def test_plot_without_results(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(networks.compnet, "data_dir", tmp_path)
     assert "run calculate_bounds.py first" in sentence(capsys, "calculate_bounds_plot.py", "--network", "compnet")
+
+
+@pytest.mark.parametrize("script", ["calculate_bounds_adv", "calculate_bounds_many"])
+def test_pictures_without_results(script, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(networks.mnist, "data_dir", tmp_path)
+    assert f"run {script}.py first" in sentence(capsys, f"{script}_plot.py")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_simple_example(project):
