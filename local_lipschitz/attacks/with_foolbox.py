@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from .search import Attack, Search
 
+STEP, LARGE_STEP = 0.03, 0.1  # of Adam
+GAIN = 1e-3  # of the distance: a class that brings less ends the search
+
 
 def carlini_wagner(
     net: nn.Module, x0: Tensor, box: tuple[Tensor, Tensor], label: Tensor | None = None, *,
@@ -18,8 +21,9 @@ def carlini_wagner(
 ) -> Attack:  # fmt: skip
     """The ℓ2 attack of Carlini & Wagner (2017), as foolbox has it, in pixel units and clipped to valid images.
 
-    Run at the `targets` nearest classes (in the linearised network) and with two step sizes; its early stop is off,
-    which at default settings ends many searches too soon. `steps` of Adam for each of nine constants.
+    Run at the `targets` nearest classes (in the linearised network), nearest first, and only as long as the last one
+    brought an input nearer; with the larger step size where the smaller one finds nothing. Its early stop is off, which
+    at default settings ends many searches too soon. `steps` of Adam for each of nine constants.
     box: (black, white) input, which broadcast against x0; other arguments and errors as for `gradient_ascent`, and
     ValueError for an x0 outside the box. It minimises the distance in pixels, which is proportional to that in
     normalised units where the channels have one std.
@@ -27,14 +31,23 @@ def carlini_wagner(
     import foolbox
 
     search = Search(net, x0, label)
-    nearest = _nearest_classes(search, targets)  # (B, K)
-    inputs = torch.arange(len(x0), device=x0.device).repeat_interleave(nearest.shape[1])
-    goal = foolbox.criteria.TargetedMisclassification(nearest.reshape(-1))
-    for stepsize in (0.03, 0.1):
+
+    def run(i: Tensor, target: Tensor, stepsize: float) -> None:
+        goal = foolbox.criteria.TargetedMisclassification(target[i])
         attack = foolbox.attacks.L2CarliniWagnerAttack(
             binary_search_steps=9, steps=steps, stepsize=stepsize, initial_const=0.1, abort_early=False
         )
-        _run_foolbox(search, attack, inputs, goal, box, seed)
+        _run_foolbox(search, attack, i, goal, box, seed)
+
+    gaining = torch.ones(len(x0), dtype=torch.bool, device=x0.device)
+    for target in _nearest_classes(search, targets).T:
+        before = search.distance.clone()
+        run(gaining.nonzero()[:, 0], target, STEP)
+        if bool((nothing := search.distance.isinf()).any()):
+            run(nothing.nonzero()[:, 0], target, LARGE_STEP)
+        gaining = gaining & (search.distance < (1.0 - GAIN) * before) | search.distance.isinf()
+        if not bool(gaining.any()):
+            break
     return search.result(valid_images=True)
 
 

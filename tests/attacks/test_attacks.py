@@ -137,3 +137,24 @@ def test_refusals():
     for attack in (carlini_wagner, ddn):
         with pytest.raises(ValueError, match="outside the box"):
             attack(net, x0, (x0 + 1, x0 + 2))
+
+
+def test_carlini_wagner_ends_where_the_next_class_brings_nothing(monkeypatch):
+    """Two classes lie equally near: the second run gains nothing and is the last of four."""
+    from local_lipschitz.attacks import with_foolbox
+
+    net = nn.Sequential(nn.Linear(2, 5, bias=False)).double().eval()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.5, 0.0], [0.0, 0.5]]))
+    net[0].bias = nn.Parameter(torch.tensor([0.2, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64))
+    runs, original = [], with_foolbox._run_foolbox
+
+    def counted(search, attack, i, *rest):
+        runs.append(i.tolist())
+        original(search, attack, i, *rest)
+
+    monkeypatch.setattr(with_foolbox, "_run_foolbox", counted)
+    x0 = torch.zeros(1, 2, dtype=torch.float64)
+    attack = carlini_wagner(net, x0, (torch.tensor(-1.0), torch.tensor(1.0)), steps=60)
+    assert runs == [[0], [0]]
+    assert float(attack.distance) == pytest.approx(0.2, rel=0.02) and float(attack.distance) >= 0.2
