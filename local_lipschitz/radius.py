@@ -11,15 +11,18 @@ gives 5.1e-4, and 3.5e-4 is what δ/(√2 L) proves.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .inputs import check_input, check_label, other_classes
-from .layers.rounding import output
+from .layers.rounding import logits
+from .numerics import gamma_n
 from .product.bound import Bound, global_bound, local_bound
 from .product.propagation import SLACK
 from .reading.read import read
@@ -61,8 +64,8 @@ def certified_radius(
 
     net, x0: as in `local_bound`; x0 (B, *input shape), the radius is ℓ2 in the same (normalised) units, over all x and
     not only over valid images. bound: local_bound, joint_bound, global_bound or a function called the same way;
-    `bound_options` (tolerance, seed, …) go to it. margins: "pairwise" or "paper", see above. label: (B,) the class
-    that is certified; None is the predicted one.
+    `bound_options` (tolerance, seed, …) go to it; every evaluation has random vectors of its own. margins: "pairwise"
+    or "paper", see above. label: (B,) the class that is certified; None is the predicted one.
     A tie at the top has radius 0, and so has an input not certified down to 1e-15; none is searched beyond 1e9.
     Raises ValueError for a network of one output, an input that is not of its `label`, and what `bound` refuses.
     """
@@ -72,10 +75,11 @@ def certified_radius(
     if not 0.0 < rtol < 1.0:
         raise ValueError(f"rtol is {rtol}; a number between 0 and 1 is wanted")
     graph = read(net, x0)
-    y, off = output(graph, x0, torch.float64)
+    y, off = logits(graph, x0)
     label = check_label(label, y)
     others = other_classes(label, y.shape[1])  # (B, m − 1)
-    margin = y.gather(1, label[:, None]) - y.gather(1, others) - 2.0 * off[:, None]
+    off = off + gamma_n(4) * y.abs()  # the three operations that follow
+    margin = (y - off).gather(1, label[:, None]) - (y + off).gather(1, others)
     certificate = _Certificate(net, x0, bound, margins, label, others, margin, bound_options)
     held = margin.amin(1) > 0  # at ε = 0
     if bound is global_bound:
@@ -96,9 +100,15 @@ class _Certificate:
     margin: Tensor  # (B, m − 1), rounded down
     options: dict[str, Any]
 
-    def load(self, which: Tensor, eps: Tensor | None) -> tuple[Tensor, Tensor, float]:
-        """(h, its class, failure probability) of the inputs `which` (b,) at eps (b,); of L_c/margin_c for eps None."""
+    def load(self, which: Tensor, eps: Tensor | None, evaluation: int = 0) -> tuple[Tensor, Tensor, float]:
+        """(h, its class, failure probability) of the inputs `which` (b,) at eps (b,); of L_c/margin_c for eps None.
+
+        The number of the evaluation decides its random vectors: a search chooses ε from earlier results, and a start
+        that has been used is not independent of what it is then used on.
+        """
         arguments, options = [self.net, self.x0[which]], dict(self.options)
+        if evaluation:
+            options["seed"] = _seed(options.get("seed", 0), self.bound, evaluation)
         if eps is not None:
             arguments.append(eps)
         margin, others = self.margin[which], self.others[which]
@@ -136,10 +146,11 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float) -> Radius:
     f_lo, f_hi = -hi, hi.clone()  # log h at the ends
     width, slow = hi.clone(), torch.zeros_like(evaluations)
     eps = start.radius.clamp(EPS_MIN, EPS_MAX)
-    active = held.clone()
+    active, evaluation = held.clone(), 0
     while bool(active.any()):
         i = active.nonzero()[:, 0]
-        h, worst, probability = certificate.load(i, eps[i])
+        evaluation += 1  # the same for all: an input stays active from the first on
+        h, worst, probability = certificate.load(i, eps[i], evaluation)
         holds = h < 1.0
         evaluations[i] += 1
         failure[i] += probability
@@ -152,6 +163,12 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float) -> Radius:
         slow = torch.where(before.isfinite() & (width > 0.51 * before), slow + 1, 0)
         eps = _next(lo, f_lo, hi, f_hi, slow, rtol)
     return Radius(lo, certificate.label, limiting, evaluations, failure)
+
+
+def _seed(seed: int, bound: Callable[..., Bound], evaluation: int) -> int:
+    """Another one for every evaluation of every bound, the same in every run: by numpy's SeedSequence."""
+    words = (seed, zlib.crc32(getattr(bound, "__name__", "").encode()), evaluation)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _next(lo: Tensor, f_lo: Tensor, hi: Tensor, f_hi: Tensor, slow: Tensor, rtol: float) -> Tensor:

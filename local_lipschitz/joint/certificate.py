@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..joint_operator import JointOperator
 from ..norms.lanczos import Operator
-from ..norms.spectral_norm import lanczos_norms
+from ..norms.spectral_norm import lanczos_norms, rounding_slack
 
 ATTEMPTS = 4  # with a larger γ each time
 
@@ -45,7 +45,7 @@ def certify(
         H = scaled_operator(operator, mu, gamma, outputs)
         norms = lanczos_norms(H, tolerance, random.share / ATTEMPTS, random.generator)
         random.spent += norms.failure_probability
-        s = norms.upper.square()
+        s = (norms.upper * (1.0 + rounding_slack(mu.dtype, operator.terms))).square()
         if operator.depth == 0:
             return gamma * s
         best = torch.fmin(best, gamma * s.clamp(min=1.0) ** (operator.depth + 1))  # not NaN after an overflow
@@ -71,4 +71,5 @@ def scaled_operator(operator: JointOperator, mu: Tensor, gamma: Tensor, outputs:
         return torch.cat([delta, scale * w], 1)
 
     m = operator.out_size if outputs is None else 1
-    return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, operator.terms)
+    exact = torch.zeros(1, dtype=torch.float64, device=mu.device)  # its rounding is added by `certify`
+    return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, exact)

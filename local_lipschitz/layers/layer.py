@@ -37,7 +37,8 @@ Op = LinearMap | Sum | Concat | Nonlinear
 class Layer:
     """One layer: `name` reads the layers `inputs` (INPUT is the network's input) and gives (B, *shape).
 
-    A linear map adds `bias`, which broadcasts against (B, *shape).
+    A linear map adds `bias`, which broadcasts against (B, *shape). bias_sum: the sum of the sizes of what the bias was
+    itself added up from, where reading did that (batch norm).
     """
 
     name: str
@@ -45,6 +46,14 @@ class Layer:
     op: Op
     shape: Shape
     bias: Tensor | None = None
+    bias_sum: Tensor | None = None
+
+    @property
+    def bias_size(self) -> Tensor:
+        """What the rounding of the bias is relative to."""
+        if self.bias_sum is not None:
+            return self.bias_sum
+        return torch.zeros(()) if self.bias is None else self.bias.abs()
 
     @property
     def is_linear(self) -> bool:

@@ -1,9 +1,8 @@
-"""What rounding may have changed in nominal values, and in the norms of layers that cancel each other.
+"""What rounding may have changed in nominal values, in pulled-back rows and in the norms of layers: proven bounds.
 
-Near a kink, tiny ε turn a changed nominal value into a changed slope.
-
-A secant slope such as (y0 + h)/h depends on y0 relative to h = ε·‖a_i‖·…, and y0 = a_iᵀx + b_i is only known to the
-rounding of its largest terms. Hence slopes are taken over y0 ± off.
+Near a kink, tiny ε turn a changed nominal value into a changed slope: a secant slope such as (y0 + h)/h depends on y0
+relative to h = ε·‖a_i‖·…, and y0 = a_iᵀx + b_i is only known to the rounding of its largest terms. Hence slopes are
+taken over y0 ± off. Nothing here is sampled: every sum of n terms counts with γ_n (docs/rounding.md).
 """
 
 from __future__ import annotations
@@ -13,60 +12,107 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..norms.spectral_norm import rounding_slack
+from ..numerics import UNDERFLOW, gamma_n, of_computed
+from .activations import RELU, Activation, PiecewiseLinear
 from .graph import Graph
-from .layer import INPUT, Sum
+from .layer import INPUT, Layer, Sum
 from .linear_maps import LinearMap
+from .max_pooling import MaxPool
 from .stage import Stage
 
-REPEATS, SAFETY = 3, 4.0  # of the passes that measure rounding
+ENTRIES = 16  # roundings in one entry or bias that reading computed: batch norm and constants folded in, averages
+PIECES = 8  # roundings in one value of an activation, for each of its pieces
 
 
-def affine_rounding(stage: Stage, values: Mapping[str, Tensor], y0: Tensor) -> Tensor:
-    """What rounding may have changed in y0 = stage.affine(values) for exact values, (B, *out_shape), float64.
+def roundings(stage: Stage) -> int:
+    """The largest number of roundings on a way through the stage: of entries, products, their sums and biases."""
+    count = dict.fromkeys(stage.sources, 0)
+    for layer in stage.layers:
+        count[layer.name] = max(count.get(name, 0) for name in layer.inputs) + _in_layer(layer)
+    return count[stage.target]
 
-    γ(|A_L|(… |A_1||x| + |b_1| …) + |b_L| + |y0|), with γ the `rounding_slack` of float64. Of several layers every sum
-    counts: what is large in between and cancels later has been rounded as well.
+
+def _in_layer(layer: Layer) -> int:
+    if isinstance(layer.op, LinearMap):
+        return layer.op.terms + ENTRIES + 1
+    return len(layer.inputs) if isinstance(layer.op, Sum) else 0
+
+
+def affine_rounding(stage: Stage, values: Mapping[str, Tensor]) -> Tensor:
+    """What rounding may have changed in stage.affine(values) for exact values, (B, *out_shape), float64.
+
+    γ_N(|A_L|(… |A_1||x| + |b_1| …) + |b_L|), N the `roundings` of the stage: a computed result is the sum over all
+    ways through the layers, each multiplied by at most N factors 1 + δ, |δ| ≤ u.
     """
-    summed = stage.affine({name: value.abs() for name, value in values.items()}, Tensor.abs_)
-    # a convolution routine may return a rounding below zero where the sum is zero
-    return gamma(stage) * (summed.clamp(min=0.0) + y0.abs())
+    return of_computed(roundings(stage)) * sizes(stage, {name: x.abs() for name, x in values.items()})
 
 
-def output(graph: Graph, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(y, off): the outputs (B, m) at x in float64, and (B,) what rounding in `dtype` may change in any of them.
+def sizes(stage: Stage, values: Mapping[str, Tensor], unit: float = 1.0) -> Tensor:
+    """|A_L|(… |A_1|v + unit·|b_1| …) + unit·|b_L| for values v ≥ 0; biases count with all that they were added from."""
+    known = dict(values)
+    for layer in stage.layers:
+        y = layer.apply([known[name] for name in layer.inputs], Tensor.abs_)
+        if isinstance(layer.op, LinearMap):
+            y = y.clamp(min=0.0) + unit * UNDERFLOW  # a convolution routine may return a rounding below zero
+        known[layer.name] = y if layer.bias is None else y + unit * layer.bias_size.to(y.dtype)
+    return known[stage.target]
 
-    The nominal pass is repeated with every sum moved by as much as rounding may have moved it, up or down at random.
-    (Norms bound that too, but grow with the depth beyond all measure: rounding errors are not worst directions.)
+
+def apply_rounding(op: Activation | MaxPool, y: Tensor) -> Tensor | float:
+    """What rounding may have changed in op.apply(y) for an exact y."""
+    if isinstance(op, MaxPool) or op is RELU:
+        return 0.0
+    if isinstance(op, PiecewiseLinear):
+        return gamma_n(PIECES * len(op.slopes)) * (op.cast(op.at_zero, y).abs() + op.steepest_slope(y) * y.abs())
+    return gamma_n(PIECES) * (op.apply(y).abs() + op.steepest_slope(y) * y.abs())
+
+
+def logits(graph: Graph, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(y, off): the outputs (B, m) at x, computed in float64, and how far each may be from the exact one.
+
+    What a stage reads is within `off` of its exact value, and so is what it gives, with off ← |A| off + γ_N(|A||x| +
+    |b|); an activation passes on off times its steepest slope within y0 ± off.
     """
-    generator = torch.Generator().manual_seed(0)
-    coarser = torch.finfo(dtype).eps / torch.finfo(torch.float64).eps
-    values = {INPUT: x.double().repeat(1 + REPEATS, *(1,) * (x.dim() - 1))}
+    values, offs = {INPUT: x.double()}, {INPUT: torch.zeros_like(x, dtype=torch.float64)}
     for stage in graph.stages:
-        read_by = {name: values[name] for name in stage.sources}
-        y = stage.affine(read_by)
-        signs = 2.0 * torch.randint(2, y.shape, generator=generator).to(y) - 1.0
-        signs[: len(x)] = 0.0
-        y = y + signs * coarser * affine_rounding(stage, read_by, y)
+        y = stage.affine({name: values[name] for name in stage.sources})
+        unit = of_computed(roundings(stage))
+        reads = {name: offs[name] + unit * values[name].abs() for name in stage.sources}
+        off = sizes(stage, reads, unit) * (1.0 + unit)
         if stage.reader is not None:
             name, op = stage.nonlinear
             values[name] = op.apply(y)
-    passes = y.reshape(1 + REPEATS, len(x), -1)
-    return passes[0], SAFETY * (passes - passes[0]).abs().amax((0, 2))
+            offs[name] = _passed_on(op, y, off) + apply_rounding(op, y)
+    return y.flatten(1), off.flatten(1)
 
 
-def lost_in_sums(stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Tensor | float:
-    """What rounding may take from ‖R A D‖ where layers that follow one another cancel: γ‖R |A_L|…|A_1| D‖, or 0.
+def _passed_on(op: Activation | MaxPool, y: Tensor, off: Tensor) -> Tensor:
+    """|φ(y') − φ(y)| for |y' − y| ≤ off, at most."""
+    if isinstance(op, MaxPool):
+        return op.apply(off)
+    lo, hi = op.secant_slopes(y, off)
+    return torch.maximum(lo.abs(), hi.abs()) * off * (1.0 + gamma_n(PIECES))
 
-    r, live as for `StageNorms`; (1 or B,). The norm of a matrix is at most √(largest row sum · largest column sum).
+
+def row_norms(stage: Stage, source: str, d: Tensor) -> Tensor:
+    """`stage.row_norms`, rounded up: float64, for d (B, *shape) in 0/1."""
+    count = 2 * roundings(stage) + PIECES * len(stage.layers) + PIECES
+    return stage.row_norms(source, d.double()) * (1.0 + of_computed(count))
+
+
+def norm_rounding(stage: Stage, source: str, r: Tensor | None, live: Tensor, dtype: torch.dtype) -> Tensor:
+    """‖M' − R A D‖ for every M' that rounding in `dtype` may make of R A D, (1 or B,): γ_N ‖R |A_L|…|A_1| D‖.
+
+    r, live as for `StageNorms`. The norm of a matrix is at most √(largest row sum · largest column sum).
     """
-    if not sums_products(stage, source):
-        return 0.0
-    absolute, d = stage.entries(Tensor.abs).to(torch.float64), live.double()
-    rows = absolute.apply({source: d})
-    columns = d * absolute.adjoint(torch.ones_like(rows[:1]) if r is None else r)[source]
-    rows = rows if r is None else r * rows
-    return gamma(stage) * (rows.flatten(1).amax(1) * columns.flatten(1).amax(1)).clamp(min=0.0).sqrt()
+    N = roundings(stage) + 4  # with R, D and their roundings
+    absolute, d = stage.entries(Tensor.abs).to(dtype), live.to(dtype)
+    R = None if r is None else r.to(dtype)
+    rows = absolute.apply({source: d}).clamp(min=0.0)
+    columns = d * absolute.adjoint(torch.ones_like(rows[:1]) if R is None else R)[source].clamp(min=0.0)
+    rows = rows if R is None else R * rows
+    largest = rows.flatten(1).amax(1).double() * columns.flatten(1).amax(1).double()
+    return of_computed(N, dtype) * (1.0 + 2.0 * of_computed(N, dtype)) * largest.sqrt()
 
 
 def sums_products(stage: Stage, source: str) -> bool:
@@ -80,9 +126,3 @@ def sums_products(stage: Stage, source: str) -> bool:
             return True
         several[layer.name] = before or len(inputs) > 1 or not getattr(layer.op, "one_per_column", True)
     return False
-
-
-def gamma(stage: Stage) -> float:
-    """The `rounding_slack` of float64 for each of the layers that sum."""
-    summing = sum(isinstance(layer.op, LinearMap) and layer.op.terms > 1 for layer in stage.layers)
-    return rounding_slack(torch.float64, stage.terms) * max(1, summing)

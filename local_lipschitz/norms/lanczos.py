@@ -32,8 +32,8 @@ class Operator:
     """A batch of matrices M_b (rows × columns), known by their products with vectors.
 
     apply: (B, columns) -> (B, rows), adjoint: (B, rows) -> (B, columns). `row_mask`, `column_mask` (B or 1, ...)
-    are 0 where a row or column of M_b is known to be zero, or None. `terms`: the largest number of products summed in
-    one element of a result, for the rounding slack. `part` gives the operator of some of the matrices (indices), or is
+    are 0 where a row or column of M_b is known to be zero, or None. `rounding`: (B or 1,) float64, how far in norm the
+    matrix that is really applied may be from M_b. `part` gives the operator of some of the matrices (indices), or is
     None where all must be applied together. `row_order`, `column_order` bring the elements of a vector, as the network
     has them, into the order that M has them in: the same start whatever a layer's layout.
     """
@@ -45,7 +45,7 @@ class Operator:
     adjoint: Callable[[Tensor], Tensor]
     dtype: torch.dtype
     device: torch.device
-    terms: int
+    rounding: Tensor
     row_mask: Tensor | None = None
     column_mask: Tensor | None = None
     part: Callable[[Tensor], Operator] | None = None

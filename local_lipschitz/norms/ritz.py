@@ -53,7 +53,7 @@ class Ritz:
         exhausted = (live <= a.shape[1]) | (top == 0.0)
         return cls(unit, top, (top[:, None] - theta).clamp(min=0.0), log_beta - log_t, exhausted)
 
-    def missing(self, tolerance: float) -> Tensor:
+    def missing(self, tolerance: float | Tensor) -> Tensor:
         """What Σ log(x + gap_i) lacks for √λ_1 ≤ √θ_1·(1 + tolerance) to be certain enough, (B,); 0 if it is."""
         missing = self.target - self._log_p(self.top * ((1.0 + tolerance) ** 2 - 1.0))
         return torch.where(self.exhausted, 0.0, missing.clamp(min=0.0))

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .lanczos import LARGE, Lanczos, Operator
+from ..numerics import gamma_n, of_computed, unit_roundoff
+from .cholesky import proven_positive_definite
+from .lanczos import LARGE, PIECE, Lanczos, Operator
 from .ritz import Checks, Ritz
 
 MAX_STEPS = 400
 DENSE_SIDE = 256  # a dense eigenvalue problem of this size costs a few milliseconds
+MARGIN, DOUBLINGS = 4.0, 40  # of the shift of a Cholesky factorisation: what the first try allows, and how many tries
+LOCAL = 8.0  # roundings of the vectors in one step of the Lanczos process, beside those of the products
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,32 @@ def rounding_slack(dtype: torch.dtype, terms: float) -> float:
 def dense_norms(matrix: Tensor) -> Norms:
     """Largest singular values of a batch of small matrices (B, m, n), by the eigenvalues of the smaller Gram matrix.
 
-    Guaranteed: `upper` ≥ ‖M‖ with no probability involved; solved in float64.
+    Guaranteed: `upper` ≥ ‖M‖ with no probability involved. Solved in float64; a Cholesky factorisation of s·I − G
+    proves s ≥ ‖G‖, and what rounding may have changed in G = MᵀM is added: γ_n‖M‖_F² for sums of n.
     """
     matrix = matrix.double()
     scale = matrix.abs().amax((1, 2)).clamp(min=torch.finfo(torch.float64).tiny)
     matrix = matrix / scale[:, None, None]
     gram = matrix.mT @ matrix if matrix.shape[2] < matrix.shape[1] else matrix @ matrix.mT
-    norm = scale * torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
-    return Norms(norm, norm * (1.0 + rounding_slack(torch.float64, max(matrix.shape[1:]))), 0.0, 0)
+    top = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0)
+    lost = of_computed(max(matrix.shape[1:]) + 8) * gram.diagonal(dim1=1, dim2=2).sum(1)  # its entries' included
+    upper = (_proven_largest(gram, top) + lost).sqrt() * (1.0 + 1e-15)
+    return Norms(scale * top.sqrt(), scale * upper, 0.0, 0)
+
+
+def _proven_largest(gram: Tensor, top: Tensor) -> Tensor:
+    """s (B,) for which s·I − G ≻ 0 is proved, G (B, N, N) symmetric; top: an estimate of its largest eigenvalue."""
+    N = gram.shape[-1]
+    identity = torch.eye(N, dtype=gram.dtype, device=gram.device)
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1) * (1.0 + of_computed(N))
+    margin = torch.full_like(top, MARGIN * gamma_n(N * (N + 4)))
+    for _ in range(DOUBLINGS):
+        s = top * (1.0 + margin)
+        proven = proven_positive_definite(s[:, None, None] * identity - gram) | (trace == 0.0)
+        if bool(proven.all()):
+            break
+        margin = torch.where(proven, margin, 2.0 * margin)
+    return torch.where(proven, s, trace)
 
 
 def lanczos_norms(
@@ -63,9 +85,10 @@ def lanczos_norms(
 ) -> Norms:
     """Certified largest singular values by Lanczos on MᵀM, or MMᵀ where that is smaller.
 
-    Guaranteed: for each matrix P(‖M‖ > upper) ≤ failure_probability, over our own random start vector and not over
-    the data; `upper` includes the rounding slack of the operator's dtype. Stops when upper/estimate − 1 ≤ tolerance for
-    every matrix, when the Krylov space is exhausted, or after `max_steps`; `upper` is valid wherever it stops.
+    Guaranteed, in the model of docs/rounding.md: for each matrix P(‖M‖ > upper) ≤ failure_probability, over our own
+    random start vector and not over the data; `upper` includes the operator's rounding. Stops when upper/estimate − 1 ≤
+    tolerance for every matrix (rounding included, as far as it takes no more than half of that), when the Krylov space
+    is exhausted, or after `max_steps`; `upper` is valid wherever it stops.
     """
     if operator.rows < operator.columns:
         operator = operator.transpose()
@@ -73,6 +96,7 @@ def lanczos_norms(
     steps, everything = min(max_steps, max(1, int(live.max()))), torch.arange(operator.batch)
     lanczos, spent = Lanczos(operator, start, operator.columns <= LARGE), 0
     checks, left = Checks(operator.batch, steps), everything
+    products = operator.rounding.cpu().expand(operator.batch)
     estimate, upper = torch.zeros(2, operator.batch, dtype=torch.float64)
     while not bool(checks.done.all()):
         for _ in range(checks.soonest - lanczos.steps):
@@ -80,32 +104,44 @@ def lanczos_norms(
         due = checks.due_at(lanczos.steps)
         a, b = (x[due[left]] for x in lanczos.coefficients())
         ritz = Ritz.from_steps(a, b, live[due], failure_probability, torch.finfo(operator.dtype).eps)
-        fresh = checks.passed(due, lanczos.steps, ritz.missing(tolerance))
+        lower = ritz.lower()
+        rounding = products[due] + _vector_rounding(operator.dtype, lanczos.steps) * lower
+        share = (tolerance - (rounding / lower).nan_to_num(0.0)).clamp(min=0.5 * tolerance)
+        fresh = checks.passed(due, lanczos.steps, ritz.missing(share))
         if bool(fresh.any()):
             now = everything[due][fresh]
             if lanczos.lost_orthogonality(torch.isin(left, now).nonzero()[:, 0]):
                 spent += lanczos.products
                 lanczos, checks, left = Lanczos(operator, start, True), Checks(operator.batch, steps), everything
                 continue  # from the start, against all vectors in every step
-            estimate[now], upper[now] = ritz.lower()[fresh], ritz.upper()[fresh]
+            estimate[now], upper[now] = lower[fresh], ritz.upper()[fresh] + rounding[fresh]
         unfinished = ~checks.done[left]
         lanczos.ignore((~unfinished).nonzero()[:, 0])
         if operator.part is not None and 0 < 2 * int(unfinished.sum()) <= len(left):
             lanczos.keep(unfinished.nonzero()[:, 0])
             left = left[unfinished]
-    upper = upper * (1.0 + rounding_slack(operator.dtype, operator.terms))
     passes = (spent + lanczos.products) / operator.batch
     return Norms(estimate.to(operator.device), upper.to(operator.device), failure_probability, passes)
+
+
+def _vector_rounding(dtype: torch.dtype, steps: int) -> float:
+    """What the rounding of the vectors and of their lengths may change in a Ritz value's root, relatively.
+
+    A step leaves at most LOCAL·u‖M‖² beside its three terms: together an E with ‖E‖ ≤ 2√k·LOCAL·u‖M‖² in MᵀM. Lengths
+    are summed PIECE squares at a time. docs/rounding.md.
+    """
+    return (LOCAL * math.sqrt(steps) + PIECE / 2 + 4) * unit_roundoff(dtype) + steps * gamma_n(16)
 
 
 def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """(dimension of the space of live columns (B,), start vectors in it (B, columns)).
 
     One start for the whole batch, so that an input's result does not depend on its neighbours; drawn on the CPU, so
-    that a seed gives the same on every device.
+    that a seed gives the same on every device, and in float64: in float32 one normal in ten million is exactly 0, and
+    an element that the operator does not mix with others would never be seen.
     """
     n, batch = operator.columns, operator.batch
-    start = torch.randn(1, n, generator=generator, dtype=torch.float32)
+    start = torch.randn(1, n, generator=generator, dtype=torch.float64)
     start = operator.column_order(start.to(dtype=operator.dtype, device=operator.device)).expand(batch, -1)
     if operator.column_mask is None:
         return torch.full((batch,), n), start

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..inputs import check_eps, check_input, check_outputs
 from ..layers.graph import Graph
 from ..layers.linear_maps import size
+from ..layers.rounding import row_norms
 from ..precision import no_tf32
 from ..reading.read import read
 from .falls import falls
@@ -99,7 +100,8 @@ def finish(graph: Graph, before: Propagated, norms: StageNorms, outputs: Tensor)
         largest = torch.stack([source.gain for source in sources.values()]).amax(0)
         factor = value.amax(1) / largest.clamp(min=TINY)
     else:
-        value, factor, _ = stage_gain(stage, sources, None, norms)
+        rows = {name: row_norms(stage, name, source.live) for name, source in sources.items()}
+        value, factor, _ = stage_gain(stage, sources, rows, None, norms)
         value = value.expand(batch) * (1.0 + SLACK)
     per_layer = [(name, f.expand(batch)) for name, f in [*before.per_layer, (stage.name, factor)]]
     return Bound(value, per_layer, norms.failure_spent, norms.work / max(1, graph.cost), fall)

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from ..layers.linear_maps import size, total
-from ..layers.rounding import gamma
+from ..layers.rounding import roundings, row_norms
 from ..layers.stage import Stage
+from ..numerics import of_computed
 from .propagation import LEAST, TINY, Propagated, Slopes, total_reach
 
 ELEMENTS = 2**24  # of the rows held at a time, in the widest layer
 CAPS = 12  # rounds in which elements of `largest_sum` meet their caps
+ROUNDED_SUMS = 10  # of as many terms as there are elements, and other roundings, in `largest_sum`
 ROUNDED = 1e-15  # of m and ρ, relative to the steepest slope
 
 Rows = dict[str, Tensor]  # layer -> (B, k, *shape)
@@ -38,8 +40,8 @@ def falls(last: Stage, known: Propagated, outputs: Tensor) -> Tensor:
 
 def _falls(last: Stage, known: Propagated, outputs: Tensor) -> Tensor:
     sources = {name: known.sources[name] for name in last.sources}
-    row_norms = {name: last.row_norms(name, source.live.double()) for name, source in sources.items()}
-    rows, behind = _through(last, outputs.reshape(*outputs.shape[:2], *last.out_shape), total_reach(row_norms, sources))
+    norms = {name: row_norms(last, name, source.live) for name, source in sources.items()}
+    rows, behind = _through(last, outputs.reshape(*outputs.shape[:2], *last.out_shape), total_reach(norms, sources))
     best = behind + _here(rows, known)
     for name, slopes in reversed(known.slopes.items()):
         if name not in rows:
@@ -59,7 +61,7 @@ def _falls(last: Stage, known: Propagated, outputs: Tensor) -> Tensor:
 def _through(stage: Stage, rows: Tensor, reach: Tensor) -> tuple[Rows, Tensor]:
     """Rows (B, k, *out_shape) on a stage's output as rows on what it reads; (B, k) what rounding may have lost."""
     pulled = stage.to(torch.float64).adjoint(rows.flatten(0, 1))
-    lost = gamma(stage) * (rows.abs() * reach[:, None]).flatten(2).sum(2)
+    lost = of_computed(roundings(stage)) * (rows.abs() * reach[:, None]).flatten(2).sum(2)
     return {name: pulled[name].unflatten(0, rows.shape[:2]) for name in stage.sources}, lost
 
 
@@ -114,4 +116,5 @@ def largest_sum(a: Tensor, cap: Tensor, radius: Tensor) -> Tensor:
         t = torch.where((free > 0) & (rest > 0), rest.clamp(min=0.0).sqrt() / free, t)
     d = torch.minimum(cap, a * t[..., None])
     value = (a * d - d.square() / (2.0 * t[..., None])).sum(2) + radius.square() / (2.0 * t)
-    return a_unit[..., 0] * unit * torch.where(value < best, value, best)  # not NaN, which t = 0 or 0/0 gives
+    value = torch.where(value < best, value, best)  # not NaN, which t = 0 or 0/0 gives
+    return a_unit[..., 0] * unit * value * (1.0 + of_computed(ROUNDED_SUMS * (a.shape[2] + ROUNDED_SUMS)))

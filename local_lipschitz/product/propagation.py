@@ -16,8 +16,9 @@ from ..layers.graph import Graph
 from ..layers.layer import INPUT
 from ..layers.linear_maps import total
 from ..layers.max_pooling import MaxPool, pool_anything
-from ..layers.rounding import affine_rounding
+from ..layers.rounding import affine_rounding, apply_rounding, roundings, row_norms
 from ..layers.stage import Stage
+from ..numerics import of_computed
 from .stage_norms import StageNorms
 
 # Row norms and slopes are computed in float64; this covers their rounding, outward.
@@ -84,22 +85,23 @@ def propagate(graph: Graph, x0: Tensor, eps: Tensor | None, norms: StageNorms) -
     for stage in graph.stages[:-1]:
         (reader, op), read_by = stage.nonlinear, {name: sources[name] for name in stage.sources}
         y0 = stage.affine({name: source.y0 for name, source in read_by.items()})
-        row_norms = {name: stage.row_norms(name, source.live.double()) for name, source in read_by.items()}
-        rounding = affine_rounding(stage, {name: source.y0 for name, source in read_by.items()}, y0)
+        rows = {name: row_norms(stage, name, source.live) for name, source in read_by.items()}
+        rounding = affine_rounding(stage, {name: source.y0 for name, source in read_by.items()})
         rounding = rounding + _drifted(stage, read_by)
-        off = _off(read_by, row_norms, rounding)
+        off = _off(read_by, rows, rounding)
         if isinstance(op, MaxPool):
             r = None
-            live = pool_anything(op, total(row_norms.values()) > 0)
+            live = pool_anything(op, total(rows.values()) > 0)
             drift = op.apply(off)
         else:
-            reach = total_reach(row_norms, read_by)
+            reach = total_reach(rows, read_by)
             slopes[reader] = Slopes(stage, *_slopes(op, y0, eps, reach, off), reach)
             r = slopes[reader].steepest
             live = r > 0
-            rounding = rounding * torch.where(live, op.steepest_slope(y0), 0.0)
-            drift = _drift(op, y0, reach, off)
-        gain, factor, error = stage_gain(stage, read_by, r, norms)
+            more = apply_rounding(op, y0)
+            rounding = torch.where(live, rounding * op.steepest_slope(y0) + more, 0.0)
+            drift = _drift(op, y0, reach, off) + more
+        gain, factor, error = stage_gain(stage, read_by, rows, r, norms)
         error = error + norms_of(rounding)
         if stage.layers or r is not None:
             per_layer.append((stage.name, factor))
@@ -110,9 +112,9 @@ def propagate(graph: Graph, x0: Tensor, eps: Tensor | None, norms: StageNorms) -
     return Propagated(sources, slopes, per_layer)
 
 
-def total_reach(row_norms: dict[str, Tensor], sources: dict[str, Source]) -> Tensor:
+def total_reach(rows: dict[str, Tensor], sources: dict[str, Source]) -> Tensor:
     """g with |Δy_i| ≤ g_i·‖x − x0‖ on the ball: Σ_s ‖a_iᵀD_s‖·gain_s. (B, *shape)."""
-    return total(times(_per_input(sources[name].gain, rows), rows) for name, rows in row_norms.items()) * (1.0 + SLACK)
+    return total(times(_per_input(sources[name].gain, norms), norms) for name, norms in rows.items()) * (1.0 + SLACK)
 
 
 def _slopes(
@@ -125,9 +127,10 @@ def _slopes(
     return op.sided_slopes(y0, _per_input(eps, y0) * reach, off)
 
 
-def _off(sources: dict[str, Source], row_norms: dict[str, Tensor], rounding: Tensor) -> Tensor:
+def _off(sources: dict[str, Source], rows: dict[str, Tensor], rounding: Tensor) -> Tensor:
     """How far the exact nominal y_i may be from y0_i: the stage's rounding and that of what it reads. (B, *shape)."""
-    return rounding + total(_per_input(sources[name].error, rows) * rows for name, rows in row_norms.items())
+    passed_on = total(_per_input(sources[name].error, norms) * norms for name, norms in rows.items())
+    return (rounding + passed_on) * (1.0 + SLACK)
 
 
 def _drifted(stage: Stage, sources: dict[str, Source]) -> Tensor | float:
@@ -135,7 +138,7 @@ def _drifted(stage: Stage, sources: dict[str, Source]) -> Tensor | float:
     drifts = {name: source.drift for name, source in sources.items()}
     if not any(bool(drift.any()) for drift in drifts.values()):
         return 0.0
-    return stage.apply(drifts, Tensor.abs_).clamp(min=0.0)
+    return stage.apply(drifts, Tensor.abs_).clamp(min=0.0) * (1.0 + of_computed(roundings(stage)))
 
 
 def _drift(op: Activation, y0: Tensor, reach: Tensor, off: Tensor) -> Tensor:
@@ -148,13 +151,13 @@ def _drift(op: Activation, y0: Tensor, reach: Tensor, off: Tensor) -> Tensor:
 
 
 def stage_gain(
-    stage: Stage, sources: dict[str, Source], r: Tensor | None, norms: StageNorms
+    stage: Stage, sources: dict[str, Source], rows: dict[str, Tensor], r: Tensor | None, norms: StageNorms
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(Σ_s ‖R A_s D_s‖·gain_s, that sum over the largest gain_s, Σ_s ‖R A_s D_s‖·error_s).
 
-    For a chain the second is ‖R A D‖.
+    rows: ‖a_iᵀD_s‖ of each source. For a chain the second is ‖R A D‖.
     """
-    norm_of = {name: norms(stage, name, r, source.live) for name, source in sources.items()}
+    norm_of = {name: norms(stage, name, rows[name], r, source.live) for name, source in sources.items()}
     gain = total(times(norm_of[name], source.gain) for name, source in sources.items())
     error = total(norm_of[name] * source.error for name, source in sources.items())
     largest = torch.stack([source.gain for source in sources.values()]).amax(0)
@@ -167,8 +170,8 @@ def times(a: Tensor, b: Tensor) -> Tensor:
 
 
 def norms_of(rows: Tensor) -> Tensor:
-    """Euclidean norms (B,) of (B, *shape)."""
-    return torch.linalg.vector_norm(rows.flatten(1), dim=1)
+    """Euclidean norms (B,) of (B, *shape), rounded up."""
+    return torch.linalg.vector_norm(rows.flatten(1), dim=1) * (1.0 + of_computed(rows[0].numel() + 2))
 
 
 def _per_input(factor: Tensor, like: Tensor) -> Tensor:

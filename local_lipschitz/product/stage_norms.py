@@ -12,20 +12,21 @@ import torch
 from torch import Tensor
 
 from ..layers.linear_maps import Convolution, Shape, size
-from ..layers.rounding import lost_in_sums, sums_products
+from ..layers.rounding import norm_rounding, sums_products
 from ..layers.stage import Stage
 from ..norms.lanczos import Operator
 from ..norms.spectral_norm import DENSE_SIDE, Norms, dense_norms, lanczos_norms
 
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
 TINY_COST = 1_000_000  # multiplications
-SINGLE = 1e15  # products of largest entries within this factor of 1 are far from the ends of float32
+SLACK = 1e-15  # of one product in float64
+SINGLE = 1e10  # products of largest entries, and norms, within this factor of 1 are far from the ends of float32
 
 
 class StageNorms:
     """Computes the norms of one bound, in `dtype` where that holds the entries, and adds up what they cost.
 
-    Called with (stage, source, r, live) it returns (B,) float64: certified upper bounds of ‖R A D‖, or converged
+    Called with (stage, source, rows, r, live) it returns (B,) float64: certified upper bounds of ‖R A D‖, or converged
     estimates for `certified=False`. The failure probability is shared out evenly over `count` norms.
     """
 
@@ -38,35 +39,72 @@ class StageNorms:
         self.failure_spent = 0.0 if certified else 1.0
         self.work = 0.0  # multiplications spent, in forward-plus-adjoint passes of a stage
 
-    def __call__(self, stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Tensor:
-        """‖R A_source D‖; r (1 or B, *out_shape) or None for R = I, live (1 or B, *source shape) bool."""
-        if stage.is_selection(source):  # ‖R A D‖ = max r_i ‖a_iᵀD‖
-            rows = stage.row_norms(source, live.double())
-            return (rows if r is None else r * rows).flatten(1).amax(1)
+    def __call__(self, stage: Stage, source: str, rows: Tensor, r: Tensor | None, live: Tensor) -> Tensor:
+        """‖R A_source D‖; r (1 or B, *out_shape) or None for R = I, live (1 or B, *source shape) bool.
+
+        rows: ‖a_iᵀD‖, float64, rounded up. The largest r_i ‖a_iᵀD‖ is the scale of what is alive.
+        """
+        scale = (rows if r is None else r * rows).flatten(1).amax(1) * (1.0 + SLACK)
+        if stage.is_selection(source):
+            return scale
         stage = stage.of(source)
         if min(size(stage.out_shape), size(stage.in_shapes[source])) <= DENSE_SIDE:
             norms = _dense(stage, source, r, live)
         else:
-            operator = self._operator(stage, source, r, live)
-            with _kernels_for(operator.batch * stage.cost, live.device):
-                norms = lanczos_norms(operator, self.tolerance, self.share, self.generator)
+            norms = self._by_passes(stage, source, scale, r, live)
         self.work += norms.passes * stage.cost
         if not self.certified:
             return norms.estimate
         self.failure_spent += norms.failure_probability
-        return norms.upper + lost_in_sums(stage, source, r, live)
+        return norms.upper if sums_products(stage, source) else torch.maximum(norms.upper, scale)
 
-    def _operator(self, stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Operator:
-        """R A D as a batch of operators on flat vectors, in the working dtype."""
+    def _by_passes(self, stage: Stage, source: str, scale: Tensor, r: Tensor | None, live: Tensor) -> Norms:
+        """Lanczos: in `dtype` the matrices whose scale it holds, in float64 the others, all from the same start."""
+        batch = _batch(r, live)
+        scale = scale.expand(batch)
+        single = torch.zeros_like(scale, dtype=torch.bool)
+        if not sums_products(stage, source) and working_dtype([stage], self.dtype) is torch.float32:
+            single = (scale >= 1.0 / SINGLE) & (scale <= SINGLE)
+        estimate, upper, passes = torch.empty_like(scale), torch.empty_like(scale), 0.0
+        state = self.generator.get_state()
+        for dtype, which in ((torch.float32, single), (torch.float64, ~single)):
+            if not bool(which.any()):
+                continue
+            at = which.nonzero()[:, 0]
+            self.generator.set_state(state)
+            some = partial(_some, kept=at)
+            norms = self._lanczos(stage, source, scale[at], _changed(r, some), some(live), dtype)
+            estimate[at], upper[at] = norms.estimate, norms.upper
+            passes += norms.passes * len(at) / batch
+        return Norms(estimate, upper, self.share, passes)
+
+    def _lanczos(
+        self, stage: Stage, source: str, scale: Tensor, r: Tensor | None, live: Tensor, dtype: torch.dtype
+    ) -> Norms:
+        """Of R A D/scale, so that no square vanishes, where that is far from 1."""
+        near = (scale >= 1.0 / SINGLE) & (scale <= SINGLE)
+        unit = torch.where(near | (scale == 0.0), 1.0, scale)
+        if bool((unit != 1.0).any()):
+            ones = torch.ones(1, *stage.out_shape, dtype=torch.float64, device=live.device)
+            r = (ones if r is None else r) / unit.reshape(-1, *(1,) * len(stage.out_shape))
+        operator = self._operator(stage, source, r, live, dtype)
+        with _kernels_for(operator.batch * stage.cost, live.device):
+            norms = lanczos_norms(operator, self.tolerance, self.share, self.generator)
+        return Norms(unit * norms.estimate, unit * norms.upper, norms.failure_probability, norms.passes)
+
+    def _operator(
+        self, stage: Stage, source: str, r: Tensor | None, live: Tensor, dtype: torch.dtype
+    ) -> Operator:
+        """R A D as a batch of operators on flat vectors."""
         in_shape, out_shape = stage.in_shapes[source], stage.out_shape
-        dtype = torch.float64 if sums_products(stage, source) else working_dtype([stage], self.dtype)
+        rounding = norm_rounding(stage, source, r, live, dtype).expand(_batch(r, live))
         cast, d, R, batch = stage.to(dtype), _factor(live, dtype), _factor(r, dtype), _batch(r, live)
         flat, shaped = _flat, _shaped
         if pays_channels_last(stage, batch, live.device, dtype):
             flat, shaped = _flat_channels_last, _shaped_channels_last
             cast, d, R = cast.entries(channels_last), _changed(d, channels_last), _changed(R, channels_last)
 
-        def scaled(R: Tensor | None, d: Tensor | None, batch: int) -> Operator:
+        def scaled(R: Tensor | None, d: Tensor | None, batch: int, rounding: Tensor) -> Operator:
             def apply(v: Tensor) -> Tensor:  # v comes from `adjoint` or the masked start: it is zero where d is
                 return flat(_product(R, cast.apply({source: shaped(v, in_shape)})))
 
@@ -75,15 +113,15 @@ class StageNorms:
 
             def part(kept: Tensor) -> Operator:
                 some = partial(_some, kept=kept)
-                return scaled(_changed(R, some), _changed(d, some), len(kept))
+                return scaled(_changed(R, some), _changed(d, some), len(kept), some(rounding))
 
             return Operator(
-                batch, size(out_shape), size(in_shape), apply, adjoint, dtype, live.device, stage.terms,
+                batch, size(out_shape), size(in_shape), apply, adjoint, dtype, live.device, rounding,
                 row_mask=_changed(R, flat), column_mask=_changed(d, flat), part=part,
                 row_order=lambda u: flat(_shaped(u, out_shape)), column_order=lambda v: flat(_shaped(v, in_shape)),
             )  # fmt: skip
 
-        return scaled(R, d, batch)
+        return scaled(R, d, batch, rounding)
 
 
 def _batch(r: Tensor | None, live: Tensor) -> int:
@@ -187,8 +225,9 @@ def _dense(stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Norms:
     columns = live.double().flatten(1).expand(batch, -1)
     rows = columns.new_ones(batch, A.shape[0]) if r is None else r.flatten(1).expand(batch, -1)
     part = max(1, DENSE_ELEMENTS // A.numel())
-    upper = [
+    norms = [
         dense_norms(rows_part[:, :, None] * A * columns_part[:, None, :])
         for rows_part, columns_part in zip(rows.split(part), columns.split(part), strict=True)
     ]
-    return Norms(torch.cat([n.estimate for n in upper]), torch.cat([n.upper for n in upper]), 0.0, 0)
+    estimate, upper = torch.cat([n.estimate for n in norms]), torch.cat([n.upper for n in norms])
+    return Norms(estimate, upper + norm_rounding(stage, source, r, live, torch.float64), 0.0, 0)

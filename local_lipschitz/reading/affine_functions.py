@@ -67,8 +67,10 @@ def batch_norm(
     scale = scale if weight is None else scale * weight.double()
     shift = -running_mean.double() * scale
     shift = shift if bias is None else shift + bias.double()
-    spatial = len(x.unbatched) - 1
-    return x.then(Diagonal(x.unbatched, x.unbatched, per_channel(scale, spatial)), per_channel(shift, spatial))
+    shift_sum = (running_mean.double() * scale).abs()
+    shift_sum = shift_sum if bias is None else shift_sum + bias.double().abs()
+    scale, shift, shift_sum = (per_channel(values, len(x.unbatched) - 1) for values in (scale, shift, shift_sum))
+    return x.then(Diagonal(x.unbatched, x.unbatched, scale), shift, shift_sum)
 
 
 def _check_channels(x: Traced, channels: int, spatial: int) -> None:

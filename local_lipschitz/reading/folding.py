@@ -41,7 +41,8 @@ def fold(graph: Graph) -> Graph:
             continue
         bias = None if before.bias is None else scale.double() * before.bias.double()
         bias = layer.bias if bias is None else bias if layer.bias is None else bias + layer.bias.double()
-        done[before.name] = replace(before, op=weighted, bias=bias)
+        bias_sum = scale.double().abs() * before.bias_size.to(scale).double() + layer.bias_size.to(scale).double()
+        done[before.name] = replace(before, op=weighted, bias=bias, bias_sum=bias_sum)
         readers[before.name] = readers[layer.name]
         into[layer.name] = before.name
     calls = []

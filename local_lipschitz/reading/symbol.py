@@ -28,6 +28,7 @@ class Operation:
     op: Op
     shape: Shape
     bias: Tensor | None
+    bias_sum: Tensor | None
 
 
 class Recording(fx.Tracer):
@@ -39,10 +40,12 @@ class Recording(fx.Tracer):
         self.dtype, self.device = dtype, device
         self.operations: list[Operation] = []
 
-    def join(self, op: Op, xs: Sequence[Traced], shape: Shape, bias: Tensor | None = None) -> Traced:
+    def join(
+        self, op: Op, xs: Sequence[Traced], shape: Shape, bias: Tensor | None = None, bias_sum: Tensor | None = None
+    ) -> Traced:
         """A new operation on the given ones."""
         bias = None if bias is None else bias.detach()
-        self.operations.append(Operation(tuple(x.at for x in xs), op, shape, bias))
+        self.operations.append(Operation(tuple(x.at for x in xs), op, shape, bias, bias_sum))
         return Traced(self, len(self.operations) - 1, shape)
 
 
@@ -59,10 +62,10 @@ class Traced(fx.Proxy):
         super().__init__(None, tracer)  # type: ignore[arg-type]  # a node of fx's own graph, which is not used
         self.at, self.unbatched = at, unbatched
 
-    def then(self, op: Op, bias: Tensor | None = None) -> Traced:
-        """What `op` makes of this, plus a bias that broadcasts."""
+    def then(self, op: Op, bias: Tensor | None = None, bias_sum: Tensor | None = None) -> Traced:
+        """What `op` makes of this, plus a bias that broadcasts; bias_sum as in `Layer`."""
         out_shape = op.out_shape if isinstance(op, LinearMap | MaxPool) else self.unbatched
-        return self.tracer.join(op, [self], out_shape, bias)
+        return self.tracer.join(op, [self], out_shape, bias, bias_sum)
 
     def reshaped(self, out_shape: Shape) -> Traced:
         return self.then(Reshape(self.unbatched, out_shape))

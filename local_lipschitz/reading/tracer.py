@@ -68,7 +68,7 @@ class Reader(Recording):
             names.update(zip(places, own, strict=True))
             calls.append(Call(call.name, call.kind, call.shape, tuple(own)))
         layers = [
-            Layer(names[i], tuple(names[j] for j in o.inputs), o.op, o.shape, o.bias)
+            Layer(names[i], tuple(names[j] for j in o.inputs), o.op, o.shape, o.bias, o.bias_sum)
             for i, o in enumerate(self.operations[: output + 1])
         ]
         return Graph(self.in_shape, tuple(layers), tuple(calls))

@@ -10,6 +10,7 @@ from local_lipschitz.norms import spectral_norm as spectral
 from local_lipschitz.norms.lanczos import Lanczos, Operator
 from local_lipschitz.norms.ritz import Ritz
 from local_lipschitz.norms.spectral_norm import dense_norms, lanczos_norms
+from local_lipschitz.numerics import gamma_n
 
 
 def operator_of(M, **masks):
@@ -17,7 +18,7 @@ def operator_of(M, **masks):
     batch, m, n = M.shape
     return Operator(
         batch, m, n, lambda v: (M @ v[:, :, None])[:, :, 0], lambda u: (M.mT @ u[:, :, None])[:, :, 0],
-        M.dtype, M.device, max(m, n), **masks,
+        M.dtype, M.device, gamma_n(max(m, n), M.dtype) * M.double().abs().norm(dim=(1, 2)), **masks,
     )  # fmt: skip
 
 
@@ -113,8 +114,8 @@ def test_dense_is_exact():
 
 def diagonal(M):
     """The operator of a batch of diagonal matrices (B, n)."""
-    n = M.shape[1]
-    return Operator(len(M), n, n, lambda v: M * v, lambda u: M * u, M.dtype, M.device, 1)
+    n, rounding = M.shape[1], gamma_n(1, M.dtype) * M.double().amax(1)
+    return Operator(len(M), n, n, lambda v: M * v, lambda u: M * u, M.dtype, M.device, rounding)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -177,7 +178,7 @@ def test_the_drift_is_foreseen(monkeypatch, gaps, power):
     assert max(true for _, true in Watched.drifts) < 0.5 * math.sqrt(torch.finfo(torch.float32).eps)
     assert all(estimate > 0.1 * true for estimate, true in Watched.drifts[lanczos.ALWAYS :] if true > 1e-6)
     if len(Watched.drifts) == 150:
-        assert len(Watched.orthogonal) < 30
+        assert len(Watched.orthogonal) <= 30
 
 
 def test_a_lost_orthogonality_is_noticed(monkeypatch):
