@@ -1,4 +1,4 @@
-"""The smallest network module; copy it to networks/mine.py and make it yours (README, "Your own network").
+"""The smallest network module; copy it to networks/mine.py and make it yours (docs/your_network.md).
 
 python calculate_bounds.py --network template
 """

@@ -4,6 +4,7 @@ Every import counts, also one within a function or for type hints only: who read
 """
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -133,6 +134,20 @@ def test_the_package_knows_no_script_and_no_network():
 LATER = {  # still to be split
     "local_lipschitz/layers/graph.py", "local_lipschitz/joint_operator/operator.py",
 }  # fmt: skip
+
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "other_methods").glob("*.md")]
+
+
+def test_the_readme_is_short():
+    assert (ROOT / "README.md").stat().st_size <= 9000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
