@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -104,7 +104,7 @@ class Dense(LinearMap):
 
 @dataclass(frozen=True)
 class Convolution(LinearMap):
-    """Conv1d/2d, or its transpose; weight as torch keeps it. `in_shape` is what `apply` reads, in either direction.
+    """Conv1d/2d/3d, or its transpose; weight as torch keeps it. `in_shape` is what `apply` reads, in either direction.
 
     `output_padding` is what a transposed convolution needs to return to the larger of the two shapes.
     """
@@ -161,95 +161,6 @@ class Diagonal(LinearMap):
 
     def entries(self, change: Change) -> Diagonal:
         return replace(self, scale=change(self.scale))
-
-
-@dataclass(frozen=True)
-class Reshape(LinearMap):
-    """The same numbers in another shape (flatten, view)."""
-
-    one_per_row: ClassVar[bool] = True
-    one_per_column: ClassVar[bool] = True
-
-    def apply(self, x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], *self.out_shape)
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return y.reshape(y.shape[0], *self.in_shape)
-
-
-@dataclass(frozen=True)
-class Permute(LinearMap):
-    """The same numbers with dimensions in another order; dims[i] is the old place of the new dimension i, from 0."""
-
-    dims: tuple[int, ...]
-    one_per_row: ClassVar[bool] = True
-    one_per_column: ClassVar[bool] = True
-
-    def apply(self, x: Tensor) -> Tensor:
-        return x.permute(0, *(d + 1 for d in self.dims))
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return y.permute(0, *(self.dims.index(d) + 1 for d in range(len(self.dims))))
-
-
-@dataclass(frozen=True)
-class Select(LinearMap):
-    """x -> x[:, *index], for slices, numbers and lists without repeats; transposed: x put there, zeros around it.
-
-    Cropping and cutting channels; transposed, zero padding.
-    """
-
-    index: tuple
-    transposed: bool = False
-    one_per_row: ClassVar[bool] = True
-    one_per_column: ClassVar[bool] = True
-
-    def apply(self, x: Tensor) -> Tensor:
-        return self._put(x, self.out_shape) if self.transposed else x[self._at]
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return y[self._at] if self.transposed else self._put(y, self.in_shape)
-
-    @property
-    def _at(self) -> tuple:
-        return (slice(None), *self.index)
-
-    def _put(self, values: Tensor, shape: Shape) -> Tensor:
-        full = values.new_zeros(values.shape[0], *shape)
-        full[self._at] = values
-        return full
-
-
-@dataclass(frozen=True)
-class Separable(LinearMap):
-    """x -> rows · x · columnsᵀ on the last two dimensions: average pooling, and padding by values of the input.
-
-    rows (H_out, H_in), columns (W_out, W_in).
-    """
-
-    rows: Tensor
-    columns: Tensor
-
-    @cached_property
-    def one_per_row(self) -> bool:  # type: ignore[override]
-        return all(bool((factor != 0).sum(1).max() <= 1) for factor in (self.rows, self.columns))
-
-    @cached_property
-    def one_per_column(self) -> bool:  # type: ignore[override]
-        return all(bool((factor != 0).sum(0).max() <= 1) for factor in (self.rows, self.columns))
-
-    def apply(self, x: Tensor) -> Tensor:
-        return self.rows @ x @ self.columns.mT
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return self.rows.mT @ y @ self.columns
-
-    def entries(self, change: Change) -> Separable:
-        return replace(self, rows=change(self.rows), columns=change(self.columns))
-
-    @property
-    def terms(self) -> int:
-        return max(self.rows.shape) + max(self.columns.shape)
 
 
 def convolution(

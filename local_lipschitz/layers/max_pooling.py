@@ -11,30 +11,35 @@ from torch import Tensor
 
 from .linear_maps import Shape
 
+POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Max pooling over the last two dimensions of (B, *in_shape), in_shape = (C, H, W)."""
+    """Max pooling over all dimensions of (B, *in_shape) but the channels, in_shape = (C, *spatial)."""
 
     in_shape: Shape
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    kernel: Shape
+    stride: Shape
+    padding: Shape
+    dilation: Shape
     ceil_mode: bool
 
     def apply(self, y: Tensor) -> Tensor:
         """The largest element of each window, (B, *out_shape)."""
-        return F.max_pool2d(y, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return POOLS[len(self.kernel)](y, *self._arguments)
 
     def difference(self, y0: Tensor, dy: Tensor) -> Tensor:
         """The change of the pooled values when y0 (1, *in_shape) becomes y0 + dy, without cancellation."""
-        args = (self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
-        _, winner = F.max_pool2d(y0 + dy, *args, return_indices=True)
+        _, winner = POOLS[len(self.kernel)](y0 + dy, *self._arguments, return_indices=True)
         at = winner.flatten(2)
         y0_there = y0.expand_as(dy).flatten(2).gather(2, at)
         change = (y0_there - self.apply(y0).flatten(2)) + dy.flatten(2).gather(2, at)
         return change.reshape(winner.shape)
+
+    @property
+    def _arguments(self) -> tuple:
+        return self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode
 
     @cached_property
     def out_shape(self) -> Shape:
@@ -42,12 +47,12 @@ class MaxPool:
 
     @cached_property
     def windows(self) -> Tensor:
-        """(windows, elements): the indices into a flattened H·W channel that each window reads, −1 for padding."""
-        (H, W), (H_out, W_out) = self.in_shape[1:], self.out_shape[1:]
-        rows, columns = self._reads(0, H, H_out), self._reads(1, W, W_out)  # (H_out, k_h), (W_out, k_w)
-        rows, columns = rows[:, None, :, None], columns[None, :, None, :]
-        index = torch.where((rows >= 0) & (columns >= 0), rows * W + columns, -1)
-        return index.reshape(H_out * W_out, -1)
+        """(windows, elements): the indices into a flattened channel that each window reads, −1 for padding."""
+        index = torch.zeros(1, 1, dtype=torch.int64)
+        for axis, (length, count) in enumerate(zip(self.in_shape[1:], self.out_shape[1:], strict=True)):
+            before, at = index[:, None, :, None], self._reads(axis, length, count)[None, :, None, :]
+            index = torch.where((before >= 0) & (at >= 0), before * length + at, -1).flatten(2).flatten(0, 1)
+        return index
 
     def _reads(self, axis: int, length: int, windows: int) -> Tensor:
         """(windows, kernel): the positions along one axis that each window reads, −1 outside."""
@@ -59,7 +64,7 @@ class MaxPool:
     def overlap(self) -> int:
         """The largest number of windows that one input element falls in; ‖Δ pooled‖ ≤ √overlap · ‖Δ input‖.
 
-        ⌈k_h/s_h⌉·⌈k_w/s_w⌉ for dilation 1; counted exactly here, for any dilation.
+        The product of ⌈kernel/stride⌉ over the axes for dilation 1; counted exactly here, for any dilation.
         """
         index = self.windows
         return int(torch.bincount(index[index >= 0]).max())

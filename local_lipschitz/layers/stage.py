@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .layer import Layer, Nonlinear, Sum, keep
-from .linear_maps import Change, LinearMap, Reshape, Shape, size
+from .linear_maps import Change, LinearMap, Shape, size
+from .rearranging import Reshape
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..layers.activations import Activation
 from ..layers.graph import Call
 from ..layers.layer import Concat, Layer, Sum
-from ..layers.linear_maps import Convolution, Dense, Diagonal, Separable
+from ..layers.linear_maps import Diagonal, LinearMap
 from ..layers.max_pooling import MaxPool
 from ..reading.read import read
 from .bound import global_bound
@@ -53,7 +53,8 @@ def _how(call: Call, layers: list[Layer]) -> str:
 
 def _word(layer: Layer) -> str:
     op = layer.op
-    if isinstance(op, Dense | Convolution | Diagonal | Separable):
+    moves = isinstance(op, LinearMap) and op.one_per_row and op.one_per_column
+    if isinstance(op, Diagonal) or (isinstance(op, LinearMap) and not moves):
         return "spectral norm"
     if isinstance(op, Sum):
         return "triangle inequality"

@@ -12,8 +12,9 @@ from torch import Tensor, fx
 
 from ..errors import UnsupportedLayerError
 from ..layers.layer import Op
-from ..layers.linear_maps import LinearMap, Permute, Reshape, Select, Shape
+from ..layers.linear_maps import LinearMap, Shape
 from ..layers.max_pooling import MaxPool
+from ..layers.rearranging import Permute, Reshape, Select
 
 # The batch size that traced code sees. A prime that no network writes down: a result whose first dimension is still
 # this number has kept its batch.
@@ -39,6 +40,7 @@ class Recording(fx.Tracer):
         super().__init__(autowrap_modules=none)  # no need to catch math.sqrt and the like
         self.dtype, self.device = dtype, device
         self.operations: list[Operation] = []
+        self.pairs: dict[tuple[int, int], Traced] = {}  # that were compared (maximum_functions.py)
 
     def join(
         self, op: Op, xs: Sequence[Traced], shape: Shape, bias: Tensor | None = None, bias_sum: Tensor | None = None

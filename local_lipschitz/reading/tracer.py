@@ -112,8 +112,11 @@ class Reader(Recording):
         result = FUNCTIONS[plain](*args, **kwargs)
         if not in_place or not isinstance(args[0], Traced):
             return result
-        args[0].at = result.at  # every variable that holds this tensor sees the change
-        return args[0]
+        x = args[0]
+        if result.unbatched != x.unbatched and plain not in RESHAPING:
+            raise ValueError(f"{name}: a result of shape {result.unbatched} in the place of {x.unbatched}")
+        x.at, x.unbatched = result.at, result.unbatched  # every variable that holds this tensor sees the change
+        return x
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         raise UnsupportedLayerError(REFUSED["gt"])
@@ -153,6 +156,7 @@ class Reader(Recording):
 
 
 IN_PLACE = ("iadd", "isub", "imul", "itruediv")
+RESHAPING = ("unsqueeze", "squeeze", "transpose", "swapaxes", "swapdims", "t")  # in place, too
 
 
 def is_layer(module: nn.Module) -> bool:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from local_lipschitz.layers.layer import INPUT
-from local_lipschitz.layers.linear_maps import Permute, Select, Separable, size
+from local_lipschitz.layers.linear_maps import size
+from local_lipschitz.layers.products import Separable
+from local_lipschitz.layers.rearranging import Permute, Select
 from local_lipschitz.reading.read import read
 
 
