@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..layers.activations import Activation
 from ..layers.graph import Graph
-from ..layers.linear_maps import Shape
+from ..layers.linear_maps import Shape, size
 from ..layers.max_pooling import MaxPool
 from ..layers.stage import Stage
 from .kinks import Kinks
@@ -129,4 +129,4 @@ class Block:
 
     def _length(self, i: int) -> int:
         assert self.plan.pool is not None
-        return len(self.levels[i - 1].a) if i > 0 else self.plan.pool.in_shape[1] * self.plan.pool.in_shape[2]
+        return len(self.levels[i - 1].a) if i > 0 else size(self.plan.pool.in_shape[1:])

@@ -58,7 +58,7 @@ class Contraction(LinearMap):
     """torch.einsum of x and a constant: y = einsum("…reads, of -> …gives", x, weight), … the batch.
 
     reads, of, gives: one letter a dimension, none twice in a word, each in two of the three words at least. So every
-    entry of the matrix is 0 or one element of the weight, and the adjoint is the same with `reads` and `gives` exchanged.
+    entry of the matrix is 0 or one element of the weight; the adjoint is the same with `reads` and `gives` exchanged.
     """
 
     weight: Tensor

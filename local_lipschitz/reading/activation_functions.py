@@ -52,19 +52,17 @@ def _limit(x: Traced, value: Constant | None) -> float | Tensor | None:
     """A number where it is one for all elements."""
     if value is None:
         return None
-    v = torch.as_tensor(value)
+    v = torch.as_tensor(value, dtype=torch.float64)
     if bool(v.isnan().any()):
         raise ValueError("it clamps to NaN")
-    if v.numel() > 1:
-        return v.to(x.device)
-    return number(float(v), x) if v.dim() == 0 or not isinstance(value, Tensor) else float(v)
+    return v if v.dim() > 0 and v.numel() != 1 else number(float(v), x)
 
 
 def _clamp_each(x: Traced, low: float | Tensor | None, high: float | Tensor | None) -> Traced:
     """Limits of its own for each element; where low ≥ high torch gives high."""
     x, low = aligned(x, -math.inf if low is None else low)
     x, high = aligned(x, math.inf if high is None else high)
-    low, high = low.double().minimum(high.double()), high.double()
+    low = low.minimum(high)
     at_zero = torch.zeros_like(low).maximum(low).minimum(high)
     return x.then(PiecewiseLinear((low, high), (0.0, 1.0, 0.0), at_zero))
 

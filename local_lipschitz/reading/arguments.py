@@ -57,11 +57,10 @@ def number(value: float, x: Traced) -> float:
 
 def constant(value: Constant, x: Traced) -> Tensor:
     """A number or tensor that meets x, without its batch dimension."""
-    if not isinstance(value, Tensor):
-        value = torch.as_tensor(value, device=x.device)
-        if value.dim() == 0:
-            value = torch.tensor(number(float(value), x), dtype=torch.float64, device=x.device)
-    c = value.detach() if value.is_floating_point() else value.double()
+    c = value.detach() if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64, device=x.device)
+    c = c if c.is_floating_point() else c.double()
+    if c.dim() == 0:
+        return torch.tensor(number(float(c), x), dtype=torch.float64, device=x.device)
     if c.dim() > x.dim():
         raise UnsupportedLayerError(f"a constant of shape {tuple(c.shape)} gives (batch, {commas(x.unbatched)}) "
                                     "more dimensions, the first of which would not be the batch")  # fmt: skip

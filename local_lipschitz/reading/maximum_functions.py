@@ -128,10 +128,10 @@ def clamp_to(x: Traced, min: Operand | None = None, max: Operand | None = None) 
 def _of_pair(a: Traced, b: Traced, weights: list[float]) -> Traced:
     """weights · (a + b, |b − a|); a pair that was compared before is not compared again."""
     a, b = together(a, b)
-    pairs = a.tracer.pairs
-    compared = pairs.get((a.at, b.at)) or pairs.get((b.at, a.at)) or _compared(a, b)
-    pairs[a.at, b.at] = compared
-    return _dense(compared, torch.tensor([weights])).reshaped(a.unbatched)
+    pairs, pair = a.tracer.pairs, (min(a.at, b.at), max(a.at, b.at))
+    if pair not in pairs:
+        pairs[pair] = _compared(a, b)
+    return _dense(pairs[pair], torch.tensor([weights])).reshaped(a.unbatched)
 
 
 def _compared(a: Traced, b: Traced) -> Traced:

@@ -51,7 +51,7 @@ def addmm(bias: Operand, x: Operand, other: Operand, *, beta: float = 1.0, alpha
     return add(product, times(bias, beta)) if beta != 0 else product
 
 
-def tensordot(x: Operand, other: Operand, dims: Any = 2) -> Traced:
+def tensordot(x: Operand, other: Operand, dims: Any = 2, out: None = None) -> Traced:
     if not is_traced(x) or is_traced(other):
         raise UnsupportedLayerError("tensordot other than of a layer with a constant, in this order")
     if isinstance(dims, int):

@@ -63,12 +63,13 @@ def interpolate(
     for axis, n in enumerate(x.unbatched[1:]):
         target: dict[str, Any] = {}
         if size is not None:
-            target["size"] = (per_axis(size, spatial)[axis], 1)
+            target["size"] = (per_axis(size, spatial)[axis], 2)
         else:
             scale = scale_factor[axis] if isinstance(scale_factor, Sequence) else scale_factor
             target.update(scale_factor=(float(scale), 1.0), recompute_scale_factor=recompute_scale_factor)
-        y = F.interpolate(units(n), mode=one_axis, align_corners=align_corners, antialias=antialias, **target)
-        factors.append(y.reshape(n, -1).mT)
+        columns = units(n).repeat(1, 1, 1, 2)  # two, since torch's antialiasing takes one for channels
+        y = F.interpolate(columns, mode=one_axis, align_corners=align_corners, antialias=antialias, **target)
+        factors.append(y[:, 0, :, 0].mT)
     return separable(x, factors)
 
 

@@ -85,6 +85,13 @@ FORWARDS = {
     "in place": in_place,
     "in two halves": in_two_halves,
     "channel shuffle": channel_shuffle,
+    "constant that expands": lambda net, x: features(net, net.conv(x[:, :1] + net.mean)),
+    "sum that expands": lambda net, x: features(net, net.conv(x - x[:, :1] + x.mean(1, keepdim=True))),
+    "repeated index": lambda net, x: features(net, net.conv(x[:, [0, -2]])),
+    "mask of channels": lambda net, x: features(net, net.conv(x[:, torch.tensor([False, True])].repeat(1, 2, 1, 1))),
+    "maxima of channels": lambda net, x: net.conv(x).max(1)[0].flatten(1) - net.conv(x).min(1).values.flatten(1),
+    "max and min of two": lambda net, x: features(net, torch.max(net.conv(x), net.same(net.conv(x)))),
+    "in-place reshaping": lambda net, x: net.conv(x).unsqueeze_(1).transpose_(1, 2).squeeze_(2).mean((2, 3)),
     "attribute mT": lambda net, x: net.same(net.conv(x.mT.contiguous()).mH.relu()).mT.adjoint().mean((2, 3)),
     "padded shortcut": shortcut_with_padded_channels,
 }  # fmt: skip
