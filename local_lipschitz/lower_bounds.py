@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .inputs import check_eps, check_input
+from .inputs import check_count, check_eps, check_input
 from .layers.graph import Graph
 from .reading.read import read
 
@@ -28,8 +28,10 @@ def random_lower_bound(
     `local_bound`. `batch` points are evaluated at a time. Source: Avant & Morgansen 2023, Section V.
     """
     check_input(x0)
+    for name, value, least in (("samples", samples, 1), ("batch", batch, 1)):
+        check_count(name, value, least)
     eps, graph = check_eps(eps, x0), read(net, x0)
-    generator = torch.Generator(x0.device).manual_seed(seed)
+    generator = torch.Generator(x0.device).manual_seed(check_count("seed", seed, None))
     best = []
     for anchor, radius in zip(x0.expand(eps.shape[0], *x0.shape[1:]).split(1), eps, strict=True):
         f0 = net(anchor)
@@ -53,8 +55,10 @@ def gradient_lower_bound(
     iteration on the Jacobian. Guaranteed and arguments as in `random_lower_bound`.
     """
     check_input(x0)
+    for name, value, least in (("starts", starts, 1), ("steps", steps, 1), ("batch", batch, 1)):
+        check_count(name, value, least)
     eps, graph = check_eps(eps, x0), read(net, x0)
-    generator = torch.Generator(x0.device).manual_seed(seed)
+    generator = torch.Generator(x0.device).manual_seed(check_count("seed", seed, None))
     best = []
     for anchor, radius in zip(x0.expand(eps.shape[0], *x0.shape[1:]).split(1), eps, strict=True):
         spheres = radius * torch.logspace(0, -3, starts, dtype=torch.float64, device=x0.device)

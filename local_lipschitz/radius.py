@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .inputs import check_input, check_label, other_classes
+from .inputs import check_between, check_input, check_label, other_classes
 from .layers.rounding import logits
 from .numerics import gamma_n
 from .product.bound import Bound, global_bound, local_bound
@@ -65,18 +65,20 @@ def certified_radius(
     net, x0: as in `local_bound`; x0 (B, *input shape), the radius is ℓ2 in the same (normalised) units, over all x and
     not only over valid images. bound: local_bound, joint_bound, global_bound or a function called the same way;
     `bound_options` (tolerance, seed, …) go to it; every evaluation has random vectors of its own. margins: "pairwise"
-    or "paper", see above. label: (B,) the class that is certified; None is the predicted one.
+    or "paper", see above. label: (B,) the class that is certified, or one for all; None is the predicted one.
     A tie at the top has radius 0, and so has an input not certified down to 1e-15; none is searched beyond 1e9.
-    Raises ValueError for a network of one output, an input that is not of its `label`, and what `bound` refuses.
+    Raises ValueError for outputs other than (B, classes) or of one class, an input that is not of its `label`, and
+    what `bound` refuses.
     """
     check_input(x0)
     if margins not in ("pairwise", "paper"):
         raise ValueError(f"margins is {margins!r}; 'pairwise' or 'paper' is wanted")
-    if not 0.0 < rtol < 1.0:
-        raise ValueError(f"rtol is {rtol}; a number between 0 and 1 is wanted")
+    if not callable(bound):
+        raise ValueError(f"bound is {bound!r}; local_bound, joint_bound, global_bound or such a function is wanted")
+    check_between("rtol", rtol, 0.0, 1.0)
     graph = read(net, x0)
     y, off = logits(graph, x0)
-    label = check_label(label, y)
+    label = check_label(label, y.reshape(len(y), *graph.out_shape))
     others = other_classes(label, y.shape[1])  # (B, m − 1)
     off = off + gamma_n(4) * y.abs()  # the three operations that follow
     margin = (y - off).gather(1, label[:, None]) - (y + off).gather(1, others)

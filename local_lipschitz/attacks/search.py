@@ -49,8 +49,6 @@ class Search:
         self.x0 = x0.detach().double()
         with torch.no_grad():
             y = self.exact(self.x0)
-        if y.dim() != 2:
-            raise ValueError(f"the network's output has shape {tuple(y.shape)}; one number a class, (B, m), is wanted")
         self.label = check_label(label, y)
         self.others = other_classes(self.label, y.shape[1])
         self.margins = y.gather(1, self.label[:, None]) - y.gather(1, self.others)  # (B, m − 1)

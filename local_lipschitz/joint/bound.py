@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..inputs import check_eps, check_input, check_outputs
+from ..inputs import check_count, check_eps, check_input, check_options, check_outputs
 from ..joint_operator import Block, JointOperator, plans
 from ..joint_operator.build import build
 from ..layers.graph import Graph
@@ -63,8 +63,8 @@ def joint_bound(
     independently. Source: docs/joint_bound.md.
     """
     check_input(x0)
-    if effort < 1:
-        raise ValueError(f"effort is {effort}; a positive number of steps is wanted")
+    seed = check_options(tolerance, failure_probability, seed)
+    effort = check_count("effort", effort, 1)
     eps = check_eps(eps, x0).clamp(min=EPS_MIN)
     graph = read(net, x0)
     batch = eps.shape[0]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..inputs import check_eps, check_input, check_outputs
+from ..inputs import check_eps, check_input, check_options, check_outputs
 from ..layers.graph import Graph
 from ..layers.linear_maps import size
 from ..layers.rounding import row_norms
@@ -54,8 +54,9 @@ def global_bound(
     Arguments, guarantee and errors as in `local_bound`; of x0 only the shape, dtype and device enter.
     """
     check_input(x0)
+    seed = check_options(tolerance, failure_probability, seed)
     graph = read(net, x0)
-    outputs = check_outputs(outputs, size(graph.out_shape), x0.shape[0])
+    outputs = check_outputs(outputs, size(graph.out_shape), x0.shape[0]).to(x0.device)
     norms = StageNorms(x0.dtype, graph.norm_count, tolerance, failure_probability, certified, seed)
     return finish(graph, propagate(graph, x0[:1], None, norms), norms, outputs)
 
@@ -81,9 +82,10 @@ def local_bound(
     Source: Avant & Morgansen, IEEE TNNLS 2023, Theorem 2 and Section IV; docs/bounds.md.
     """
     check_input(x0)
+    seed = check_options(tolerance, failure_probability, seed)
     eps = check_eps(eps, x0)
     graph = read(net, x0)
-    outputs = check_outputs(outputs, size(graph.out_shape), eps.shape[0])
+    outputs = check_outputs(outputs, size(graph.out_shape), eps.shape[0]).to(x0.device)
     norms = StageNorms(x0.dtype, graph.norm_count, tolerance, failure_probability, certified, seed)
     return finish(graph, propagate(graph, x0, eps, norms), norms, outputs)
 

@@ -34,7 +34,7 @@ def describe(net: nn.Module, x0: Tensor) -> str:
     for position, call in enumerate(graph.calls, start=1):
         parts = [layer for layer in graph.layers if layer.name in call.layers]
         factor = ", ".join(text for part in parts for text in factors.get(part.name, []))
-        output = "×".join(str(n) for n in call.shape)
+        output = "×".join(str(n) for n in call.shape) or "one number"
         rows.append((str(position), call.name, call.kind, output, _how(call, parts), factor))
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

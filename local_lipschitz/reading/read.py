@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedLayerError
 from ..layers.graph import Graph
-from .checks import check_module, check_output, check_sizes, module_dtype
+from ..layers.layer import Layer
+from ..layers.linear_maps import Reshape
+from .checks import check_module, check_sizes
+from .comparison import check_numbers, check_output, points, run
 from .folding import fold, prune
-from .tracer import Reader, module_names
+from .modules import eager, module_dtype, runnable, unchanged
+from .tracer import Reader
 
 
 @torch.no_grad()
@@ -23,58 +24,51 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
     net: an nn.Sequential, a module with a list `layers` and no forward(), or any module whose forward() computes one
     tensor from one by supported layers, torch functions, methods and operators (README: the table of layers).
 
-    Guaranteed: the graph computes what the module computes, checked on x0's first input and on random ones, to
-    rounding. Batch norm is folded into the affine layer before it. Parameters are referred to, not copied. The module
-    is left as it was: mode, parameters, buffers, attributes and hooks.
+    What torch.compile, nn.DataParallel or nn.parallel.DistributedDataParallel wraps is read in place of the wrapper.
+
+    Guaranteed: the graph computes what the module computes, checked on x0's first input and on random ones, to the
+    rounding of the module's dtype. The module is run before it is read, so that weights which forward pre-hooks set
+    (weight_norm, spectral_norm, pruning) are those of its next call; they must be the same after another call, and no
+    hook may change what passes through its module. An output of shape (B,) is one output, (B, 1). Batch norm is folded
+    into the affine layer before it. Parameters are referred to, not copied. The module is left as it was: mode,
+    parameters, buffers, attributes and hooks.
     Raises UnsupportedLayerError (name, position, type, what to do) for a layer that is not supported; ValueError for a
-    module in training mode, NaN or infinite parameters, float64 ones below 1e-150 or above 1e150 (also as products of
-    layers between which nothing is nonlinear), parameters on another device than x0, an input of the wrong shape, or a
-    module that computes something else than its layers say (hooks, changed inputs, randomness).
+    module in training mode, NaN or infinite parameters or constants (a division by zero), float64 ones below 1e-150 or
+    above 1e150 (also as products of layers between which nothing is nonlinear), parameters on another device than x0,
+    an input of the wrong shape, an exported program, or a module that computes something else than its layers say
+    (hooks, by name, changed inputs, randomness).
     """
-    net = _runnable(net)
+    net = runnable(net)
     check_module(net, x0)
-    with _unchanged(net):
-        reader = Reader(tuple(x0.shape[1:]), module_dtype(net, x0), x0.device)
-        written = prune(reader.read(net))
+    dtype = module_dtype(net, x0)
+    x = points(x0, dtype)
+    with unchanged(net), eager():
+        try:
+            first = run(net, x[:1])  # sets the weights that hooks compute, too
+        except Exception as error:
+            _trace(net, x0, dtype)  # names the layer at fault, where it is one
+            if isinstance(error, ValueError):
+                raise
+            raise ValueError(f"{type(net).__name__} cannot be run at x0: {str(error).splitlines()[0]}") from error
+        written = _trace(net, x0, dtype)
+        rest = run(net, x[1:])
+        check_numbers(net, written, _trace(net, x0, dtype))
         graph = fold(written)
-        check_output(net, written, graph, x0[:1])
-    if module_dtype(net, x0) is torch.float64:  # all that float32 holds is far from these ends
+        check_output(net, written, graph, x[:1], first)
+        check_output(net, written, graph, x[1:], rest)
+    if dtype is torch.float64:  # all that float32 holds is far from these ends
         check_sizes(graph)
     return graph
 
 
-def _runnable(net: nn.Module) -> nn.Module:
-    """The module itself; a chain of its `layers` if that is all it has; what torch.compile wraps."""
-    if not isinstance(net, nn.Module):
-        raise ValueError(f"net is a {type(net).__name__}; a torch.nn.Module is wanted")
-    if isinstance(net, torch.jit.ScriptModule):
-        raise UnsupportedLayerError("net is a TorchScript module and hides its layers; give the one it was made from")
-    net = getattr(net, "_orig_mod", net)
-    layers = getattr(net, "layers", None)
-    if type(net).forward is nn.Module.forward and isinstance(layers, nn.Sequential | nn.ModuleList | list | tuple):
-        # a new container starts in training mode; only the layers have one to check
-        inner = nn.Sequential(*layers)
-        inner.training = False
-        chain = nn.Sequential(OrderedDict(layers=inner))
-        chain.training = False
-        return chain
-    return net
+def _trace(net: nn.Module, x0: Tensor, dtype: torch.dtype) -> Graph:
+    """The layers that the output needs, each as its user wrote it."""
+    return _one_output(prune(Reader(tuple(x0.shape[1:]), dtype, x0.device).read(net)))
 
 
-@contextmanager
-def _unchanged(net: nn.Module) -> Iterator[None]:
-    """Puts back what a forward() may store in its module: attributes, what its containers hold, values of buffers."""
-    kept = []
-    for attributes in (vars(module) for module in module_names(net)):
-        inner = [(value, value.copy()) for value in attributes.values() if isinstance(value, dict | list | set)]
-        kept.append((attributes, attributes.copy(), inner))
-    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
-    try:
-        yield
-    finally:
-        for attributes, before, inner in kept:
-            for container, content in [(attributes, before), *inner]:
-                container.clear()
-                (container.extend if isinstance(container, list) else container.update)(content)
-        for buffer, value in buffers:
-            buffer.copy_(value)
+def _one_output(graph: Graph) -> Graph:
+    """A (B,) output is one output, (B, 1)."""
+    if graph.out_shape:
+        return graph
+    before = graph.layers[-1].name
+    return replace(graph, layers=(*graph.layers, Layer(f"{before} as (B, 1)", (before,), Reshape((), (1,)), (1,))))

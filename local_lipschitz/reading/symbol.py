@@ -47,6 +47,9 @@ class Recording(fx.Tracer):
     ) -> Traced:
         """A new operation on the given ones."""
         bias = None if bias is None else bias.detach()
+        knots = getattr(op, "knots", ())  # these may be infinite
+        if not all(is_finite(value) for value in numbers(op, bias) if not any(value is knot for knot in knots)):
+            raise ValueError("its numbers are NaN or infinite, as after a division by zero (a constant feature's std)")
         self.operations.append(Operation(tuple(x.at for x in xs), op, shape, bias, bias_sum))
         return Traced(self, len(self.operations) - 1, shape)
 
@@ -66,6 +69,8 @@ class Traced(fx.Proxy):
 
     def then(self, op: Op, bias: Tensor | None = None, bias_sum: Tensor | None = None) -> Traced:
         """What `op` makes of this, plus a bias that broadcasts; bias_sum as in `Layer`."""
+        if not self.unbatched and not isinstance(op, LinearMap):  # nonlinear layers read vectors, at least
+            return self.reshaped((1,)).then(op).reshaped(())
         out_shape = op.out_shape if isinstance(op, LinearMap | MaxPool) else self.unbatched
         return self.tracer.join(op, [self], out_shape, bias, bias_sum)
 
@@ -169,6 +174,21 @@ class Traced(fx.Proxy):
         if not callable(getattr(torch.Tensor, name)):
             raise UnsupportedLayerError(f"the attribute {name!r} of a layer's output is not supported")
         return super().__getattr__(name)  # a method, to be called
+
+
+def numbers(op: Op, bias: Tensor | None) -> list[Tensor]:
+    """The tensors of an operation: weights, slopes, bias."""
+    values = [bias]
+    for field in vars(op).values():
+        values += field if isinstance(field, tuple) else [field]
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether no element is NaN or infinite; in one pass that allocates nothing."""
+    if not value.is_floating_point() or value.numel() == 0:
+        return True
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(value))
 
 
 def is_traced(x: object) -> bool:

@@ -19,9 +19,8 @@ from ..layers.graph import Call, Graph
 from ..layers.layer import INPUT, Layer
 from ..layers.linear_maps import Shape
 from .function_table import FUNCTIONS, NOT_SUPPORTED, REFUSED
+from .modules import is_layer, module_names, wrapped
 from .symbol import Recording, Traced
-
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class Reader(Recording):
@@ -87,7 +86,10 @@ class Reader(Recording):
         return attr_val  # parameters stay tensors
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple, kwargs: dict) -> Any:
-        """Only forward() itself: what hooks change is found when the results are compared."""
+        """Only forward() itself: hooks are run on tensors (comparison.py)."""
+        inner = wrapped(m)
+        if inner is not None:
+            return inner(*args, **kwargs)
         name, kind = self.names.get(m, type(m).__name__.lower()), type(m).__name__
         if is_layer(m):
             return self._call(name or kind, kind, lambda: m.forward(*args, **kwargs))
@@ -157,19 +159,3 @@ class Reader(Recording):
 
 IN_PLACE = ("iadd", "isub", "imul", "itruediv")
 RESHAPING = ("unsqueeze", "squeeze", "transpose", "swapaxes", "swapdims", "t")  # in place, too
-
-
-def is_layer(module: nn.Module) -> bool:
-    """A layer of torch.nn, as opposed to a container or to a module that its user wrote."""
-    return type(module).__module__.startswith("torch.nn.") and not isinstance(module, CONTAINERS)
-
-
-def module_names(net: nn.Module) -> dict[nn.Module, str]:
-    """The path of every module, those in a plain list `layers` among them."""
-    names = {module: name for name, module in net.named_modules()}
-    layers = getattr(net, "layers", None)
-    if isinstance(layers, list | tuple):
-        for i, module in enumerate(layers):
-            for name, inner in module.named_modules() if isinstance(module, nn.Module) else ():
-                names.setdefault(inner, f"layers.{i}.{name}".rstrip("."))
-    return names
