@@ -13,6 +13,7 @@ from torch.nn.modules import module as torch_hooks
 from ..layers.graph import Graph
 from ..layers.layer import INPUT, Layer
 from ..layers.linear_maps import LinearMap
+from ..layers.rounding import sizes
 from ..layers.stage import Stage
 from .modules import module_names
 from .symbol import numbers
@@ -179,5 +180,5 @@ def _rounding(stage: Stage, values: dict[str, Tensor], y: Tensor, dtype: torch.d
     u = info.eps / 2.0
     terms = [layer.op.terms if isinstance(layer.op, LinearMap) else len(layer.inputs) for layer in stage.layers]
     gamma = u + sum(2.0 * (n * min(u, ACCUMULATOR) + u) for n in terms)
-    summed = stage.affine({name: value.abs() for name, value in values.items()}, Tensor.abs_)
+    summed = sizes(stage, {name: value.abs() for name, value in values.items()})
     return gamma * torch.maximum(summed, y.abs()) + info.tiny
