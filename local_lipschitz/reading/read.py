@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..layers.graph import Graph
 from ..layers.layer import Layer
-from ..layers.linear_maps import Reshape
+from ..layers.rearranging import Reshape
 from .checks import check_module, check_sizes
 from .comparison import check_numbers, check_output, points, run
 from .folding import fold, prune
