@@ -96,7 +96,7 @@ def test_the_test_sees_what_it_should():
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}}) == []
     assert f"{PACKAGE}.reading.read" in imports(f"{PACKAGE}.product.bound")
-    assert f"{PACKAGE}.reading.tensor_functions" in imports(f"{PACKAGE}.reading.function_table")
+    assert f"{PACKAGE}.reading.affine_functions" in imports(f"{PACKAGE}.reading.function_table")
     assert "reading" in rooms()["product"]
 
 
