@@ -1,23 +1,13 @@
-"""Certified radii as CSV files: a row an image, below a comment line with the settings, versions and device."""
+"""Certified radii, a row an image: the columns, and what they come to."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import json
 import math
-import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from script_tools import results
-
-TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}  # any file name survives
+from script_tools import row_files
 
 
 class ImageRow(NamedTuple):
@@ -37,110 +27,18 @@ class ImageRow(NamedTuple):
         return self.label in (-1, self.predicted)
 
 
-TYPES = (int, int, int, float, int, float)  # of all columns but the last, which are also those of a table
-BEGIN = "# {"  # of the line with the settings
+WHAT = "certified radii"
+read_any = partial(row_files.read_any, kind=ImageRow, what=WHAT)
+read = partial(row_files.read, kind=ImageRow, what=WHAT)
+write = partial(row_files.write, kind=ImageRow)
+Writer = partial(row_files.Writer, kind=ImageRow)
+to_table = partial(row_files.to_table, kind=ImageRow, words=[])
+from_table = partial(row_files.from_table, kind=ImageRow, words=[])
 
 
 def stem(bound: str, rule: str) -> str:
     """The name, without its suffix, of the file of radii by this bound and rule."""
     return f"certified_{bound}{'_paper' if rule == 'paper' else ''}"
-
-
-def read_any(path: Path) -> tuple[dict[str, Any], list[ImageRow]]:
-    """(settings, rows) of a file; ({}, []) where it is missing or was killed before its first row.
-
-    A last line without its end, from a process that was killed, is left out. ValueError for a foreign file.
-    """
-    try:
-        with open(path, **TEXT) as file:
-            text = file.read()
-    except FileNotFoundError:
-        return {}, []
-    *lines, _ = text.split("\n")
-    try:
-        if not (text.startswith(BEGIN) or BEGIN.startswith(text)):
-            raise ValueError("it begins otherwise")
-        if len(lines) < 2:
-            return {}, []
-        settings = json.loads(lines[0].removeprefix("# "))
-        settings.pop("made_with", None)
-        head, *body = csv.reader(lines[1:])
-        if tuple(head) != ImageRow._fields:
-            raise ValueError(f"its columns are {', '.join(head)}")
-        columns = [[*(kind(text) for kind, text in zip(TYPES, row, strict=False)), row[6]] for row in body]
-        return settings, [ImageRow._make(row) for row in columns]
-    except (ValueError, IndexError, TypeError, AttributeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a file of certified radii ({error}); move it away to start anew") from None
-
-
-def read(path: Path, settings: Mapping[str, Any]) -> list[ImageRow]:
-    """The rows of a file that was made with the same settings; ValueError if it was made with others."""
-    earlier, rows = read_any(path)
-    if earlier and earlier != settings:
-        keys = [key for key in settings if earlier.get(key) != settings[key]]
-        differ = [f"{key} {earlier.get(key)} there, {settings[key]} now" for key in keys]
-        raise ValueError(f"{path} was made with other settings ({'; '.join(differ)}); use the same, or --overwrite")
-    return rows
-
-
-def write(path: Path, rows: Iterable[ImageRow], settings: Mapping[str, Any]) -> None:
-    """Write a whole file: the old one or the new one, never a part."""
-    with results.replacing(path) as beside, open(beside, "w", **TEXT) as file:
-        _head(file, settings)
-        csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-class Writer:
-    """Appends rows to a file, each batch flushed to the disk; goes on after the last whole line that is there."""
-
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self.path = path
-        with _named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            there = path.read_bytes() if path.exists() else b""
-            whole = there[: there.rfind(b"\n") + 1]
-            whole = whole if whole.count(b"\n") >= 2 else b""
-            self.file = open(path, "r+" if path.exists() else "w", **TEXT)  # noqa: SIM115
-            self.file.truncate(len(whole))
-            self.file.seek(0, os.SEEK_END)
-            if not whole:
-                _head(self.file, settings)
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with _named(self.path):
-            self.file.close()  # writes what a full disk has left in the buffer
-
-    def write(self, rows: Iterable[ImageRow]) -> None:
-        with _named(self.path):
-            csv.writer(self.file, lineterminator="\n").writerows(rows)
-            self.file.flush()
-            os.fsync(self.file.fileno())
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors of the file system that say which file, and what is left of it."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{path} cannot be written ({error.strerror or error}); rows written before are kept") from None
-
-
-def _head(file: Any, settings: Mapping[str, Any]) -> None:
-    record = {**settings, "made_with": results.made_with()}
-    file.write(f"# {json.dumps(record, sort_keys=True)}\n{','.join(ImageRow._fields)}\n")
-
-
-def to_table(rows: Iterable[ImageRow]) -> Tensor:
-    """(n, 6) float64: all columns that are numbers."""
-    return torch.tensor([row[:6] for row in rows], dtype=torch.float64).reshape(-1, 6)
-
-
-def from_table(table: Tensor) -> list[ImageRow]:
-    return [ImageRow(*(kind(x) for kind, x in zip(TYPES, row, strict=True))) for row in table.tolist()]
 
 
 def certified_accuracy(rows: list[ImageRow], radius: float) -> float:
