@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from networks import ROOT
 from other_methods.common import script
 from other_methods.common.chain import random_chain
-from other_methods.common.sampled import lower_bounds
+from other_methods.common.sampled import lower_bounds, lower_bounds_by_passes
 from other_methods.common.script import Problem, Row
 from other_methods.compare_methods import methods
 
@@ -42,6 +42,7 @@ WIDTHS, DEPTHS = (20, 50, 100, 200, 400), (2, 4, 6, 8)
 SCALING_ENDS = 10  # inputs and outputs of the networks of the scaling table
 NAME, CELL = 35, 22  # widths of its columns
 COLOURS = {"anchored": "tab:blue", "local": "tab:orange", "global": "tab:green"}
+SMALL = 1_000_000  # weights of a network whose Jacobians are written down
 ROUNDING = 1e-9  # relative, of a sampled quotient
 
 
@@ -56,11 +57,11 @@ def check(rows: Sequence[Row], lower: Mapping[str, float]) -> None:
 
 
 def records(rows: Sequence[Row]) -> list[dict]:
-    """The rows as plain records; value None where there is none."""
+    """The rows as plain records; value None where there is none. own: the values in the method's own norms."""
     return [
         {
             "method": row.method.name, "quantity": row.method.quantity, "norm": row.method.norm, "value": row.value,
-            "rigorous": row.method.rigorous, "seconds": round(row.seconds, 4),
+            "own": row.own, "rigorous": row.method.rigorous, "seconds": round(row.seconds, 4), "failure": row.failure,
         }
         for row in rows
     ]  # fmt: skip
@@ -108,10 +109,9 @@ def draw(rows: Sequence[Row], lower: Mapping[str, float], title: str) -> plt.Fig
 def compare(args: argparse.Namespace) -> None:
     """The table and the figure for one network."""
     problem = script.problem(args)
-    widths = "" if args.widths else f" ({'-'.join(map(str, problem.chain.widths))})"
-    title = f"{problem.name}{widths}, l2 ball of radius {args.eps:g} about x0"
-    lower = lower_bounds(problem.chain, problem.x0, args.eps, args.seed)
-    print(title)
+    title = f"{problem.name}{widths_of(problem, args)}, l2 ball of radius {args.eps:g} about x0"
+    print(title, flush=True)
+    lower = found_of(problem, args)
     rows = script.table(methods(problem, args.eps, args.time_limit, args.unsound), args.time_limit, lower)
     path = ROOT / "data" / problem.name.replace(" ", "_") / "compare.png"
     figure = draw(rows, lower, title)
@@ -121,13 +121,27 @@ def compare(args: argparse.Namespace) -> None:
     print(f"every rigorous value is at least the largest one found; the figure: {path.relative_to(ROOT)}")
 
 
+def widths_of(problem: Problem, args: argparse.Namespace) -> str:
+    """The widths of a fully connected network that was not given by them, for the title."""
+    if args.widths or not problem.network.is_chain_of_vectors:
+        return ""
+    return f" ({'-'.join(map(str, problem.chain.widths))})"
+
+
+def found_of(problem: Problem, args: argparse.Namespace) -> dict[str, float]:
+    """The largest values found of the three quantities: from Jacobians where matrices are small, else by passes."""
+    if problem.network.is_chain_of_vectors and sum(link.stage.cost for link in problem.network.links) <= SMALL:
+        return lower_bounds(problem.chain, problem.x0, args.eps, args.seed)
+    return lower_bounds_by_passes(problem.module, problem.input, args.eps, args.seed)
+
+
 def scaling(args: argparse.Namespace) -> None:
     """A table for each depth (hidden layers): value and seconds of each method for each width, and what was found."""
     table: list[dict] = []
     given_up: dict[str, list[tuple[int, int]]] = {}
     for depth in DEPTHS:
         chains = [random_chain([SCALING_ENDS, *[width] * depth, SCALING_ENDS], args.seed) for width in WIDTHS]
-        problems = [Problem(chain, np.zeros(SCALING_ENDS), "random") for chain in chains]
+        problems = [script.problem_of(chain, "random") for chain in chains]
         lower = [lower_bounds(chain, np.zeros(SCALING_ENDS), args.eps, args.seed) for chain in chains]
         columns = [methods(problem, args.eps, args.time_limit, args.unsound) for problem in problems]
         print(f"\n{f'{depth} hidden layers of':<{NAME}}" + "".join(f"{width:>{CELL}}" for width in WIDTHS))

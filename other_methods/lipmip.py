@@ -26,10 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from other_methods.common import script
 from other_methods.common.chain import Array, Ball, Chain, Domain
+from other_methods.common.jacobian_bounds import jacobian_bounds
+from other_methods.common.network import as_network
 from other_methods.common.preactivation import preactivation_bounds
+from other_methods.common.preactivation_passes import ranges_of_bounds
 from other_methods.common.reduced import reduce
 from other_methods.lipmip_model import Programme, backward, forward
-from other_methods.recurjac import jacobian_bounds
 
 NORMS = {"inf": np.inf, "1": 1}
 
@@ -68,7 +70,11 @@ def lipmip(chain: Chain, domain: Domain, norm: str = "inf", time_limit: float | 
     deadline = time.monotonic() + (np.inf if time_limit is None else time_limit)
     bounds = preactivation_bounds(chain, domain)
     net = reduce(chain, bounds)
-    tangents = forward(net) if norm == "1" else backward(net, jacobian_bounds(chain, bounds))
+    if norm == "1":
+        tangents = forward(net)
+    else:
+        network = as_network(chain)
+        tangents = backward(net, jacobian_bounds(network, ranges_of_bounds(network, bounds)))
     per_part = np.array([tangent.upper for tangent in tangents])
     lower, x = _norm_at(chain, domain.centre, norm), domain.centre
     for done, i in enumerate(np.argsort(-per_part)):

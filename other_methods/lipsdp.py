@@ -4,6 +4,9 @@ Paper: Fazlyab, Robey, Hassani, Morari & Pappas, NeurIPS 2019, arXiv 1906.04893.
 of points of the set) when a set is given: neurons that cannot change sign on it are then linear. Norm: l2 to l2.
 Rigorous: forms "neuron" (a multiplier a neuron) and "layer" (one a layer), because what the solver returns is repaired:
 its multipliers are checked in float64 and the smallest ρ that satisfies the matrix inequality with them is taken.
+Form "chordal" is "neuron" solved in pieces (Xue, Lindemann, Robey, Hassani, Pappas & Alur, CDC 2022, arXiv 2204.00846):
+the matrix is block tridiagonal, so it is positive semidefinite if and only if it is a sum of positive semidefinite
+matrices of two neighbouring layers each. Global only: on a set, active neurons link layers that are no neighbours.
 Form "network" (a multiplier for each pair of neurons) is UNSOUND: its inequality does not hold for all pairs of points
 (Pauli et al., IEEE L-CSS 2022, arXiv 2005.02929), and on compnet two points exceed it. Kept to compare with the paper.
 Cost: one SDP of size n_0 + hidden neurons; seconds for 50 hidden neurons, minutes for a few hundred.
@@ -35,7 +38,8 @@ from other_methods.common.preactivation import preactivation_bounds
 from other_methods.common.reduced import Reduced, reduce
 from other_methods.common.sdp import cvxpy, solve
 
-FORMS = ("neuron", "layer", "network")
+FORMS = ("neuron", "chordal", "layer", "network")
+MAX_SIDE = 3_000  # rows of the matrix inequality
 LARGE = 60  # unknowns in two neighbouring layers above which SCS, first order, beats CLARABEL, interior point
 
 
@@ -48,22 +52,33 @@ def lipsdp(
 ) -> float:
     """The LipSDP bound of ‖f(x) − f(x')‖₂ / ‖x − x'‖₂ for all pairs, or all pairs of a convex `domain`.
 
-    Rigorous for "neuron" and "layer", at any accuracy of the solver; "network" is the paper's, and no bound.
+    Rigorous for "neuron", "chordal" and "layer", at any accuracy of the solver; "network" is the paper's, and no bound.
     solver: a cvxpy solver for semidefinite programmes; None picks CLARABEL for small networks, SCS for larger ones.
     time_limit: seconds for the solver; what it has by then is repaired as well.
-    Raises ValueError for an unknown form or a solver that is not installed, RuntimeError for a failed solve.
+    Raises ValueError for an unknown form or a solver that is not installed, RuntimeError for a failed solve or a
+    network that is too large.
     """
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; one of {', '.join(FORMS)} is wanted")
     if form == "network" and domain is not None:
         raise ValueError("the network form, which is unsound, is kept in its global version only")
+    if form == "chordal" and domain is not None:
+        raise ValueError("the chordal form has a global version only: active neurons link all layers")
     chain, unit = chain.normalised()
     net = reduce(chain, None if domain is None else preactivation_bounds(chain, domain))
     if len(net.layer) == 0:
         return unit * repaired_bound(net, np.zeros(0))
+    if net.output.shape[1] > MAX_SIDE:
+        raise RuntimeError(
+            f"the semidefinite programme would have a matrix of {net.output.shape[1]:,} rows, {net.inputs:,} inputs "
+            f"and {len(net.layer):,} neurons; at most {MAX_SIDE:,} are tried"
+        )
     solver = solver or ("CLARABEL" if _largest_block(net, domain) <= LARGE else "SCS")
     gains = np.ones(len(chain.weights)) if form == "network" else _gains(chain)  # pairs of neurons do not scale
-    Lam, status = _solve(net, gains, form, solver, time_limit)
+    if form == "chordal":
+        Lam, status = _solve_chordal(chain, gains, solver, time_limit)
+    else:
+        Lam, status = _solve(net, gains, form, solver, time_limit)
     bound = float(np.sqrt(smallest_rho(net, Lam))) if form == "network" else repaired_bound(net, Lam)
     if not np.isfinite(bound):
         raise RuntimeError(f"{solver} ended as {status!r} without usable multipliers: allow more time or try another")
@@ -115,6 +130,32 @@ def _solve(net: Reduced, gains: Array, form: str, solver: str, time_limit: float
     if form == "network":
         return gains[-1] ** 2 * value / np.outer(scale[n_0:], scale[n_0:]), status
     return gains[-1] ** 2 * np.maximum(value, 0.0)[each] / scale[n_0:] ** 2, status
+
+
+def _solve_chordal(chain: Chain, gains: Array, solver: str, time_limit: float | None) -> tuple[Array, str]:
+    """The same by cliques: min ρ subject to [[S_{k−1}, −W_kᵀΛ_k], [−Λ_kW_k, 2Λ_k − S_k]] ⪰ 0 for each hidden layer k.
+
+    S_0 = ρI, S_n = WᵀW of the last layer, and the S_k between, symmetric, are free: they share out block k of the
+    matrix between its two cliques. In the unknowns (x, z/gain), as above.
+    """
+    cp = cvxpy()
+    before = np.concatenate([[1.0], gains[:-1]])
+    weights = [W * (b / g) for W, b, g in zip(chain.weights, before, gains, strict=True)]
+    rho = cp.Variable()
+    left, constraints, multipliers = rho * np.eye(chain.widths[0]), [], []
+    for W, W_next in pairwise(weights):
+        last, n = W_next is weights[-1], len(W)
+        lam = cp.Variable(n, nonneg=True)
+        S = W_next.T @ W_next if last else cp.Variable((n, n), symmetric=True)
+        side = -cp.diag(lam) @ W
+        constraints.append(cp.bmat([[left, side.T], [side, 2.0 * cp.diag(lam) - S]]) >> 0)
+        multipliers.append(lam)
+        left = S
+    status = solve(cp.Problem(cp.Minimize(rho), constraints), solver, time_limit)
+    if any(lam.value is None for lam in multipliers):
+        raise RuntimeError(f"{solver} ended as {status!r} without multipliers")
+    each = [np.maximum(lam.value, 0.0) / gain**2 for lam, gain in zip(multipliers, gains, strict=False)]
+    return gains[-1] ** 2 * np.concatenate(each), status
 
 
 def _outer_products(S: scipy.sparse.sparray, H: scipy.sparse.sparray, each: NDArray[np.int_]) -> scipy.sparse.csc_array:

@@ -6,15 +6,18 @@ Each is attained at a point that was visited, so no rigorous bound of that quant
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from local_lipschitz.lower_bounds import gradient_lower_bound
+from local_lipschitz.lower_bounds import ball_samples, gradient_lower_bound
 from other_methods.common.chain import Array, Chain, as_module
 
 ROUNDS = 12
+STEPS = 15  # of an ascent from a random point
 WORK = 4e8  # multiplications a round of the search may take
 
 
@@ -34,6 +37,25 @@ def lower_bounds(chain: Chain, x0: Array, eps: float, seed: int = 0, points: int
     everywhere = largest_jacobian(chain, x0, 10.0 * reach, lambda x: x, seed, points)
     local = max(anchored, local)
     return {"anchored": anchored, "local": local, "global": max(local, everywhere)}
+
+
+def lower_bounds_by_passes(net: nn.Module, x0: Tensor, eps: float, seed: int = 0, points: int = 24) -> dict[str, float]:
+    """The same for any network, x0 (1, *input shape): quotients of nearby pairs, by ascent from `points` random points.
+    """
+    net, x0 = copy.deepcopy(net).double(), x0.double()
+    generator = torch.Generator().manual_seed(seed)
+    anchored = float(gradient_lower_bound(net, x0, eps, seed=seed))
+
+    def largest_quotient(radius: float, near: float) -> float:
+        around = ball_samples(x0, radius - near, points, generator)
+        return max(
+            float(gradient_lower_bound(net, x, near, starts=1, steps=STEPS, seed=seed))
+            for x in (x0 + around).split(1)
+        )
+
+    local = max(anchored, largest_quotient(eps, 1e-3 * eps))
+    reach = 10.0 * max(float(x0.norm()), eps)
+    return {"anchored": anchored, "local": local, "global": max(local, largest_quotient(reach, 1e-6 * reach))}
 
 
 def largest_jacobian(

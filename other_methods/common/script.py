@@ -10,14 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 import networks
-from other_methods.common.chain import Array, Chain, chain_of, random_chain
+from other_methods.common.chain import Array, Chain, as_module, chain_of, random_chain
+from other_methods.common.network import Network, network_of
 from script_tools import command_line, results
 
 START_UP = 300.0  # seconds that a process may take to begin
@@ -27,11 +31,42 @@ LONGEST = 1e6  # time limit, seconds: more is no limit, and what waits for a pro
 
 @dataclass(frozen=True)
 class Problem:
-    """A network as a chain, its nominal input (n_0,) and what it is called."""
+    """A network, its nominal input (1, *input shape), and what it is called."""
 
-    chain: Chain
-    x0: Array
+    module: nn.Module
+    input: Tensor
     name: str
+
+    @cached_property
+    def network(self) -> Network:
+        """The network as linear maps and units."""
+        return network_of(self.module, self.input)
+
+    @cached_property
+    def chain(self) -> Chain:
+        """The network as matrices; UnsupportedLayerError or ValueError, with the reason, where it is none."""
+        return chain_of(self.module, self.input)[0]
+
+    @property
+    def x0(self) -> Array:
+        """The nominal input, flattened."""
+        return self.input.flatten().double().cpu().numpy()
+
+
+def problem_of(chain: Chain, name: str) -> Problem:
+    """A chain of matrices, about 0."""
+    return Problem(as_module(chain), torch.zeros(1, chain.widths[0], dtype=torch.float64), name)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A value in l2, and those in the method's own norms that it comes from."""
+
+    value: float
+    own: Mapping[str, float]
+
+    def __float__(self) -> float:
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -58,6 +93,13 @@ class Row:
     def value(self) -> float | None:
         return None if self.result is None else float(self.result)
 
+    @property
+    def own(self) -> dict[str, float]:
+        """The values in the method's own norms; {} where there is none."""
+        if isinstance(self.result, Converted):
+            return dict(self.result.own)
+        return {} if self.value is None else {self.method.norm: self.value}
+
 
 def parser(description: str | None, eps: bool = True) -> argparse.ArgumentParser:
     """The options that every method has."""
@@ -65,7 +107,8 @@ def parser(description: str | None, eps: bool = True) -> argparse.ArgumentParser
     options = command_line.Parser(description=description, formatter_class=formatter, allow_abbrev=False)
     options.add_argument("--network", default="compnet", metavar="NAME", help="module in networks/ (default: compnet)")
     options.add_argument("--widths", type=int, nargs="+", metavar="N", help="instead: random layers, as in 5 20 20 3")
-    options.add_argument("--seed", type=command_line.seed, default=0, help="of the random layers (default: 0)")
+    options.add_argument("--random-weights", action="store_true", help="seeded random weights instead of trained ones")
+    options.add_argument("--seed", type=command_line.seed, default=0, help="of random layers and weights (default: 0)")
     if eps:
         options.add_argument("--eps", type=float, default=0.1, help="radius about x0, of local bounds (default: 0.1)")
     options.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="seconds a method (default: 60)")
@@ -84,10 +127,11 @@ def problem(args: argparse.Namespace) -> Problem:
     """The network that the options name."""
     check_options(args)
     if args.widths is not None:
-        chain = random_chain(args.widths, args.seed)
-        return Problem(chain, np.zeros(chain.widths[0]), "random " + "-".join(map(str, args.widths)))
+        return problem_of(random_chain(args.widths, args.seed), "random " + "-".join(map(str, args.widths)))
     network = networks.load(args.network)
-    return Problem(*chain_of(network.net(), network.x0), network.name)
+    if args.random_weights:
+        print(f"{network.name}: RANDOM weights (seed {args.seed}), not trained ones", flush=True)
+    return Problem(network.net(random_weights=args.random_weights, seed=args.seed), network.x0, network.name)
 
 
 def limited(seconds: float, function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, float]:
@@ -127,8 +171,6 @@ def limited(seconds: float, function: Callable[..., Any], *args: Any, **kwargs: 
 
 
 def _work(connection: Connection, function: Callable[..., Any], args: tuple, kwargs: dict) -> None:
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which then ends this process
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     connection.send("ready")

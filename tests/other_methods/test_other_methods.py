@@ -13,17 +13,20 @@ from torch import nn
 
 import networks.compnet
 from other_methods import lipsdp as lipsdp_module
+from other_methods.aol import aol
 from other_methods.common import certify
 from other_methods.common.chain import Ball, Chain, as_module, chain_of, random_chain
+from other_methods.common.network import as_network
 from other_methods.common.preactivation import preactivation_bounds
 from other_methods.common.reduced import reduce
 from other_methods.compare_methods import lipmip_l2, lipopt_l2
 from other_methods.eclipse import eclipse
+from other_methods.liplt import liplt
 from other_methods.lipmip import lipmip
 from other_methods.lipopt import lipopt
 from other_methods.lipsdp import lipsdp
 from other_methods.recurjac import recurjac
-from other_methods.seqlip import autolip, factors, largest_exact, largest_greedy, seqlip
+from other_methods.seqlip import autolip, factors, largest_exact, largest_greedy, largest_relaxed, seqlip
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +37,8 @@ def compnet():
 @pytest.mark.parametrize(
     ("method", "value", "digits"),
     [
-        (autolip, 1.28691, 5),
-        (lambda chain: seqlip(chain, "greedy"), 0.7012, 4),
+        (lambda chain: autolip(as_network(chain)), 1.28691, 5),
+        (lambda chain: seqlip(as_network(chain), "greedy"), 0.7012, 4),
         (lambda chain: lipsdp(chain, "neuron"), 0.54037, 5),
         (lambda chain: lipsdp(chain, "layer"), 0.59127, 5),
         (lambda chain: recurjac(chain, Ball(np.zeros(7), 0.0005), 2), 0.212, 3),
@@ -116,17 +119,19 @@ def test_positive_semidefinite_is_never_said_of_what_is_not():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_seqlip_against_all_corners(seed):
-    chain = random_chain((4, 6, 5, 4, 3), seed)
+    net = as_network(random_chain((4, 6, 5, 4, 3), seed))
     product = 1.0
-    for A, B in factors(chain):
+    for pair in factors(net.links):
+        A, B = pair.A, pair.B
         corners = itertools.product((0.0, 1.0), repeat=A.shape[1])
         truth = max(float(torch.linalg.matrix_norm(A * torch.tensor(c) @ B, 2)) for c in corners)
         greedy = largest_greedy(A, B)
         assert greedy <= truth * (1 + 1e-9)
         assert truth <= largest_exact(A, B, 0.0) <= truth * (1 + 1e-8)  # whatever is known at the start
+        assert truth <= largest_relaxed(A, B) <= 1.1 * truth
         product *= truth
-    assert product <= seqlip(chain) <= product * (1 + 1e-7)
-    assert seqlip(chain, "greedy") <= seqlip(chain) <= autolip(chain)
+    assert product <= seqlip(net) <= product * (1 + 1e-7)
+    assert seqlip(net, "greedy") <= seqlip(net) <= seqlip(net, "relaxed") <= autolip(net)
 
 
 def test_eclipse_fast_against_its_recursion():
@@ -160,14 +165,17 @@ def test_values_converted_to_l2_hold(seed):
     for widths in ((2, 4, 3, 2), (2, 4, 3, 1)):
         chain, x0 = small(seed, widths)
         truth = exact(chain, x0, 0.3)
-        assert lipmip_l2(chain, x0, 0.3, 60) >= truth
-        assert lipopt_l2(chain, Ball(x0, 0.3), 60) >= truth
-        assert lipopt_l2(chain, None, 60) >= exact(chain, x0, np.inf)
+        assert float(lipmip_l2(chain, x0, 0.3, 60)) >= truth
+        assert float(lipopt_l2(chain, Ball(x0, 0.3), 60)) >= truth
+        assert float(lipopt_l2(chain, None, 60)) >= exact(chain, x0, np.inf)
 
 
 BOUNDS = {
-    "AutoLip": lambda chain, x0: autolip(chain),
-    "SeqLip": lambda chain, x0: seqlip(chain),
+    "AutoLip": lambda chain, x0: autolip(as_network(chain)),
+    "SeqLip": lambda chain, x0: seqlip(as_network(chain)),
+    "SeqLip, relaxed": lambda chain, x0: seqlip(as_network(chain), "relaxed"),
+    "LipLT": lambda chain, x0: liplt(as_network(chain)),
+    "AOL": lambda chain, x0: aol(as_network(chain)),
     "LipSDP-Neuron": lambda chain, x0: lipsdp(chain),
     "LipSDP-Layer, local": lambda chain, x0: lipsdp(chain, "layer", Ball(x0, 0.5)),
     "ECLipsE": lambda chain, x0: eclipse(chain),
@@ -197,7 +205,7 @@ def test_a_network_in_other_units_has_the_value_in_other_units(name):
 def test_degenerate_networks(name):
     """No hidden layer, constant networks, dead neurons: a bound, and no failure."""
     W = np.array([[3.0, -4.0]])
-    norm = {"LipMIP, inf": 7.0, "LipMIP, 1": 4.0, "LiPopt": 7.0}.get(name, 5.0)
+    norm = {"LipMIP, inf": 7.0, "LipMIP, 1": 4.0, "LiPopt": 7.0, "AOL": 28.0**0.5}.get(name, 5.0)
     x0 = np.array([0.3, -0.2])
     assert norm <= BOUNDS[name](Chain((W,), (np.zeros(1),)), x0) <= norm * (1 + 1e-9)
     two = (np.eye(2), np.zeros((1, 2))), (np.ones(2), np.ones(1))
@@ -235,7 +243,7 @@ def test_the_reduced_form_is_the_network():
     np.testing.assert_allclose(net.r + net.N @ x + net.P @ z, chain(x), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["seqlip", "lipsdp", "lipmip", "recurjac", "lipopt", "eclipse"])
+@pytest.mark.parametrize("name", ["seqlip", "lipsdp", "lipmip", "recurjac", "lipopt", "eclipse", "liplt", "aol"])
 def test_docstrings_say_what_a_number_is(name):
     text = importlib.import_module(f"other_methods.{name}").__doc__
     for part in ("arXiv", "Quantity:", "Norm:", "igorous", "Cost:", f"python other_methods/{name}.py"):

@@ -17,6 +17,7 @@ from torch import nn
 from local_lipschitz import UnsupportedLayerError
 from other_methods.common import script
 from other_methods.common.chain import Ball, Box, Chain, chain_of, random_chain
+from other_methods.common.network import as_network
 from other_methods.eclipse import eclipse
 from other_methods.lipmip import lipmip
 from other_methods.lipopt import lipopt
@@ -43,7 +44,7 @@ def test_wrong_arguments_are_told():
     ball = Ball(x0, 0.1)
     for message, call in (
         ("form is 'all'", lambda: lipsdp(chain, "all")),
-        ("form is 'all'", lambda: seqlip(chain, "all")),
+        ("form is 'all'", lambda: seqlip(as_network(chain), "all")),
         ("form is 'all'", lambda: eclipse(chain, "all")),
         ("form is 'all'", lambda: recurjac(chain, ball, 2, "all")),
         ("p is 3", lambda: recurjac(chain, ball, 3)),
@@ -81,7 +82,7 @@ def test_a_decomposition_that_fails_is_an_error(monkeypatch):
     monkeypatch.setattr(np.linalg, "svd", fail)
     for form in ("exact", "greedy"):
         with pytest.raises(np.linalg.LinAlgError, match="did not converge"):
-            seqlip(chain, form)
+            seqlip(as_network(chain), form)
 
 
 def test_time_outs_of_solvers(monkeypatch):

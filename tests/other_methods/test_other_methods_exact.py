@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
+from other_methods.aol import aol
 from other_methods.common.chain import Array, Ball, Box, Chain, random_chain
+from other_methods.common.network import as_network
 from other_methods.common.sampled import lower_bounds
 from other_methods.eclipse import eclipse
+from other_methods.liplt import liplt
 from other_methods.lipmip import lipmip
 from other_methods.lipopt import lipopt
 from other_methods.lipsdp import lipsdp
@@ -97,10 +100,15 @@ LOCAL = {
     "LipSDP-Layer": lambda chain, ball: lipsdp(chain, "layer", ball),
 }
 GLOBAL = {
-    "AutoLip": autolip,
-    "SeqLip": seqlip,
+    "AutoLip": lambda chain: autolip(as_network(chain)),
+    "SeqLip": lambda chain: seqlip(as_network(chain)),
+    "SeqLip, relaxed": lambda chain: seqlip(as_network(chain), "relaxed"),
+    "LipLT": lambda chain: liplt(as_network(chain)),
+    "AOL": lambda chain: aol(as_network(chain)),
+    "AOL, product": lambda chain: aol(as_network(chain), "product"),
     "LipSDP-Neuron": lipsdp,
     "LipSDP-Layer": lambda chain: lipsdp(chain, "layer"),
+    "LipSDP, chordal": lambda chain: lipsdp(chain, "chordal"),
     "ECLipsE": eclipse,
     "ECLipsE-Fast": lambda chain: eclipse(chain, "fast"),
 }

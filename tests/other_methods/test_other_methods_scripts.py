@@ -21,7 +21,7 @@ from other_methods.common.chain import Chain, random_chain
 from other_methods.common.script import Method, Row
 from other_methods.lipsdp import load_weights, save_weights
 
-FIELDS = ["method", "quantity", "norm", "value", "rigorous", "seconds"]
+FIELDS = ["method", "quantity", "norm", "value", "own", "rigorous", "seconds", "failure"]
 SMALL = ("--widths", "3", "5", "4", "2", "--eps", "0.3")
 
 
@@ -75,7 +75,7 @@ def test_each_method_is_a_script(monkeypatch, capsys, file, options, words):
     ("file", "options", "message"),
     [
         ("seqlip", ("--network", "nonsense"), "no network 'nonsense'; there are:"),
-        ("seqlip", ("--network", "mnist"), "affine layers and ReLU only"),
+        ("lipsdp", ("--network", "mnist"), "affine layers and ReLU only"),
         ("seqlip", ("--widths", "5"), "an input size, hidden widths and an output size"),
         ("seqlip", ("--time-limit", "0"), "--time-limit 0"),
         ("seqlip", ("--form", "all"), "invalid choice"),
@@ -201,6 +201,6 @@ def test_files_are_whole_or_not_there(tmp_path):
 
 
 def test_a_chain_of_one_matrix_is_compared_too():
-    problem = script.Problem(Chain((np.array([[3.0, 4.0]]),), (np.zeros(1),)), np.zeros(2), "linear")
+    problem = script.problem_of(Chain((np.array([[3.0, 4.0]]),), (np.zeros(1),)), "linear")
     for method in compare.methods(problem, 0.1, 60, True):
         assert 5.0 <= float(method.compute()) <= 7.0 * (1 + 1e-6), method.name

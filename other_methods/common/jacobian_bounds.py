@@ -1,0 +1,203 @@
+"""Elementwise bounds of Jacobians of a network of linear maps: FastLip's from the input on, RecurJac's from the output.
+
+A unit's Jacobian on the set: of relu a slope, 1, 0 or anything in [0, 1]; of max pooling one element of each window,
+any of the *candidates*, whose upper bound reaches the largest lower bound in the window (or a convex combination).
+Rounding is bounded from the magnitudes of the summands and added outward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from local_lipschitz.layers.linear_maps import size
+from local_lipschitz.layers.max_pooling import MaxPool
+from other_methods.common.network import Link, Network
+from other_methods.common.preactivation import gamma
+from other_methods.common.preactivation_passes import Range, Windows
+
+CHUNK = 2**24  # elements of a batch of columns
+WORK = 3e10  # multiplications that RecurJac's recursion may take for one layer
+
+Interval = tuple[Tensor, Tensor]
+
+
+class Relu:
+    """What is known of the slopes of a relu layer."""
+
+    def __init__(self, known: Range) -> None:
+        self.active = known.low >= 0
+        self.uncertain = ~self.active & (known.high > 0)
+
+    def forward(self, low: Tensor, high: Tensor) -> Interval:
+        """The entries' intervals after the unit, those before it being in [low, high]."""
+        low = torch.where(self.active, low, torch.where(self.uncertain, low.clamp(max=0.0), 0.0))
+        return low, torch.where(self.active, high, torch.where(self.uncertain, high.clamp(min=0.0), 0.0))
+
+    back = forward  # diagonal
+
+    def worst(self, M: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """(carried, spent): max of Y·D·M over the unit's D is at most Y·carried + Σ spent, for low ≤ Y ≤ high.
+
+        Where the sign of an entry of Y is certain, its worst slope is known; else the entry's own bounds are spent.
+        """
+        mixed = self.uncertain & (low < 0) & (high > 0)
+        rising = self.uncertain & ~mixed & torch.where(low >= 0, M > 0, M < 0)
+        spent = torch.where(mixed, torch.where(M > 0, high, low) * M, 0.0)
+        return torch.where(self.active | rising, M, 0.0), spent
+
+    def largest(self, error: Tensor) -> Tensor:
+        """The largest of what a unit may choose from."""
+        return error
+
+
+class Pool:
+    """What is known of the windows of a max pooling; the same questions as for relu."""
+
+    def __init__(self, pool: MaxPool, known: Range) -> None:
+        self.pool, self.windows = pool, Windows(pool, known)
+
+    def forward(self, low: Tensor, high: Tensor) -> Interval:
+        return self._least(low), self.largest(high)
+
+    def back(self, low: Tensor, high: Tensor) -> Interval:
+        """The intervals before the unit of what is linear in its output: an element's from all windows it falls in."""
+        alone = self.windows.alone[..., None]
+        ends = []
+        for end, zero in ((low, torch.minimum), (high, torch.maximum)):
+            each = end.flatten(2)[..., None]
+            each = torch.where(alone, each, zero(each, torch.zeros_like(each)))
+            ends.append(self._scatter(torch.where(self.windows.candidates, each, 0.0)))
+        return ends[0], ends[1]
+
+    def worst(self, M: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        smallest, largest = self._least(M), self.largest(M)
+        alone = self.windows.alone.reshape(1, *self.pool.out_shape)
+        mixed = ~alone & (low < 0) & (high > 0)
+        spent = torch.where(mixed, torch.maximum(high * largest, low * smallest), 0.0)
+        return torch.where(mixed, 0.0, torch.where(low >= 0, largest, smallest)), spent
+
+    def largest(self, M: Tensor) -> Tensor:
+        """The largest entry of the candidates of each window."""
+        read = torch.where(self.windows.candidates, self.windows.gather(M, -torch.inf), -torch.inf)
+        return read.amax(-1).reshape(-1, *self.pool.out_shape)
+
+    def _least(self, M: Tensor) -> Tensor:
+        return -self.largest(-M)
+
+    def _scatter(self, each: Tensor) -> Tensor:
+        """Σ over the windows of what each (B, C, windows, kernel) gives to its elements."""
+        n = size(self.pool.in_shape[1:])
+        before = each.new_zeros(*each.shape[:2], n + 1)
+        before.index_add_(2, self.windows.index.flatten() % (n + 1), each.flatten(2))
+        return before[..., :n].reshape(-1, *self.pool.in_shape)
+
+
+def units_of(net: Network, known: list[Range]) -> list[Relu | Pool]:
+    """The units with what the ranges tell of them."""
+    pairs = zip(net.links, known, strict=False)
+    return [Pool(link.unit, r) if isinstance(link.unit, MaxPool) else Relu(r) for link, r in pairs]
+
+
+def forward_bounds(net: Network, known: list[Range]) -> Interval:
+    """FastLip: L ≤ J ≤ U, elementwise, (outputs, inputs), in interval arithmetic from the first layer on."""
+    units = units_of(net, known)
+    widest = max(size(shape) for link in net.links for shape in (link.in_shape, link.out_shape))
+    parts = []
+    for columns in _unit_vectors(net.links[0], max(1, CHUNK // widest)):
+        low = high = net.links[0].apply(columns)
+        if net.links[0].rounding:
+            error = _rounding(net.links[0], columns)
+            low, high = low - error, high + error
+        for unit, link in zip(units, net.links[1:], strict=True):
+            low, high = _through(link, *unit.forward(low, high))
+        parts.append((low.flatten(1), high.flatten(1)))
+    return torch.cat([low for low, _ in parts]).mT, torch.cat([high for _, high in parts]).mT
+
+
+def jacobian_bounds(net: Network, known: list[Range], work: float = WORK) -> list[Interval]:
+    """RecurJac: L ≤ Y_k ≤ U, elementwise, for the Jacobian Y_k of f by what link k reads: (outputs, n_{k−1}) each.
+
+    Where the recursion for a layer would take more than `work` multiplications, the bounds of the next layer are spent
+    at once, which is interval arithmetic from the output back: a bound as well, and looser.
+    """
+    units, last = units_of(net, known), net.links[-1]
+    outputs = size(last.out_shape)
+    unit_rows = torch.eye(outputs, dtype=torch.float64).reshape(outputs, *last.out_shape)
+    row = last.adjoint(unit_rows)
+    error = _rounding_adjoint(last, unit_rows) if len(last.stage.layers) > 1 else torch.zeros_like(row)
+    found = [(row - error, row + error)]
+    for k in range(len(net.links) - 2, -1, -1):
+        unit, link = units[k], net.links[k]
+        low, high = unit.back(*found[0])
+        middle, half = link.adjoint(0.5 * (low + high)), link.absolute.adjoint(0.5 * (high - low)).clamp(min=0.0)
+        slack = 2.0 * _rounding_adjoint(link, torch.maximum(low.abs(), high.abs()))
+        low, high = middle - half - slack, middle + half + slack
+        cost = 2 * outputs * size(link.in_shape) * (2 * sum(later.stage.cost for later in net.links[k + 1 : -1]) + 1)
+        if cost <= work:
+            recursive = [_recursive_upper(net, units, found, k, sign) for sign in (1.0, -1.0)]
+            high = torch.minimum(high, recursive[0].reshape_as(high))
+            low = torch.maximum(low, -recursive[1].reshape_as(low))
+        found.insert(0, (low, high))
+    return [(low.flatten(1), high.flatten(1)) for low, high in found]
+
+
+def _recursive_upper(
+    net: Network, units: list[Relu | Pool], found: list[Interval], k: int, sign: float
+) -> Tensor:
+    """Elementwise upper bound of sign·Y_k, (outputs, n_{k−1}), from the bounds `found` of Y_{k+1} … Y_n.
+
+    Y_k = Y_{k+1} D_k W_k. What a unit carries is taken on to Y_{k+2} as one matrix; what it spends is added up.
+    """
+    links, outputs = net.links, len(found[0][0])
+    widest = max(size(shape) for link in links[k:-1] for shape in (link.in_shape, link.out_shape))
+    columns_at_once = max(1, CHUNK // (outputs * widest))
+    totals = []
+    for columns in _unit_vectors(links[k], columns_at_once):
+        count = len(columns)
+        M = sign * links[k].apply(columns).repeat(outputs, *(1,) * len(links[k].out_shape))
+        error = _rounding(links[k], columns).repeat(outputs, *(1,) * len(links[k].out_shape))
+        total = torch.zeros(outputs * count, dtype=torch.float64)
+        for j, (low, high) in enumerate(found, start=k):
+            low, high = low.repeat_interleave(count, 0), high.repeat_interleave(count, 0)
+            largest = torch.maximum(low.abs(), high.abs())
+            magnitude = units[j].largest(error + gamma(M[0].numel()) * M.abs())
+            M, spent = units[j].worst(M, low, high)
+            total = total + (spent + largest * magnitude).flatten(1).sum(1)
+            if j < len(links) - 2:
+                error = _rounding(links[j + 1], M)
+                M = links[j + 1].apply(M)
+        totals.append((total + torch.maximum(low * M, high * M).flatten(1).sum(1)).reshape(outputs, count))
+    return torch.cat(totals, 1)
+
+
+def _through(link: Link, low: Tensor, high: Tensor) -> Interval:
+    """A mid ± (|A| half + rounding)."""
+    middle, half = link.apply(0.5 * (low + high)), link.absolute.apply(0.5 * (high - low)).clamp(min=0.0)
+    slack = 2.0 * _rounding(link, torch.maximum(low.abs(), high.abs()))
+    return middle - half - slack, middle + half + slack
+
+
+def _rounding(link: Link, x: Tensor) -> Tensor:
+    """What rounding may change in A x."""
+    return _unit_rounding(link) * link.absolute.apply(x.abs()).clamp(min=0.0)
+
+
+def _rounding_adjoint(link: Link, y: Tensor) -> Tensor:
+    return _unit_rounding(link) * link.absolute.adjoint(y.abs()).clamp(min=0.0)
+
+
+def _unit_rounding(link: Link) -> float:
+    return max(1, len(link.stage.layers)) * gamma(link.stage.terms)
+
+
+def _unit_vectors(link: Link, batch: int) -> Iterator[Tensor]:
+    """The unit vectors of what the link reads, (batch, *in_shape) at a time."""
+    n = size(link.in_shape)
+    for start in range(0, n, batch):
+        count = min(batch, n - start)
+        columns = torch.zeros(count, n, dtype=torch.float64)
+        columns[torch.arange(count), start + torch.arange(count)] = 1.0
+        yield columns.reshape(count, *link.in_shape)
