@@ -81,8 +81,9 @@ class Pool:
 
     def largest(self, M: Tensor) -> Tensor:
         """The largest entry of the candidates of each window."""
-        read = torch.where(self.windows.candidates, self.windows.gather(M, -torch.inf), -torch.inf)
-        return read.amax(-1).reshape(-1, *self.pool.out_shape)
+        read = self.windows.gather(M.reshape(-1, *self.pool.in_shape), -torch.inf)
+        read = torch.where(self.windows.candidates, read, -torch.inf)
+        return read.amax(-1).reshape(*M.shape[:-3], *self.pool.out_shape)
 
     def _least(self, M: Tensor) -> Tensor:
         return -self.largest(-M)
@@ -157,19 +158,17 @@ def _recursive_upper(
     totals = []
     for columns in _unit_vectors(links[k], columns_at_once):
         count = len(columns)
-        M = sign * links[k].apply(columns).repeat(outputs, *(1,) * len(links[k].out_shape))
-        error = _rounding(links[k], columns).repeat(outputs, *(1,) * len(links[k].out_shape))
-        total = torch.zeros(outputs * count, dtype=torch.float64)
+        M, error = sign * links[k].apply(columns)[None], _rounding(links[k], columns)[None]  # (1 or outputs, count, …)
+        total = torch.zeros(outputs, count, dtype=torch.float64)
         for j, (low, high) in enumerate(found, start=k):
-            low, high = low.repeat_interleave(count, 0), high.repeat_interleave(count, 0)
-            largest = torch.maximum(low.abs(), high.abs())
-            magnitude = units[j].largest(error + gamma(M[0].numel()) * M.abs())
+            low, high = low[:, None], high[:, None]
+            magnitude = units[j].largest(error + gamma(size(links[j].out_shape)) * M.abs())
             M, spent = units[j].worst(M, low, high)
-            total = total + (spent + largest * magnitude).flatten(1).sum(1)
+            total = total + (spent + torch.maximum(low.abs(), high.abs()) * magnitude).flatten(2).sum(2)
             if j < len(links) - 2:
-                error = _rounding(links[j + 1], M)
-                M = links[j + 1].apply(M)
-        totals.append((total + torch.maximum(low * M, high * M).flatten(1).sum(1)).reshape(outputs, count))
+                error, M = _rounding(links[j + 1], M.flatten(0, 1)), links[j + 1].apply(M.flatten(0, 1))
+                error, M = (x.reshape(outputs, count, *links[j + 1].out_shape) for x in (error, M))
+        totals.append(total + torch.maximum(low * M, high * M).flatten(2).sum(2))
     return torch.cat(totals, 1)
 
 
