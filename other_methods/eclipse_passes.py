@@ -37,7 +37,7 @@ def eclipse_fast(links: Sequence[Link]) -> float:
     for link in links[1:]:
         S = _next(S, s, link)
         n = size(link.out_shape)
-        s = min(by_passes(n, n, S, S, link.stage.terms, TOLERANCE), link.norm**2 * s)
+        s = min(by_passes(n, n, S, S, 0.0, TOLERANCE), link.norm**2 * s)
     largest = math.prod(link.norm for link in links)
     lost = 8.0 * len(links) ** 2 * max(link.rounding / link.norm for link in links if link.norm > 0)
     return min(math.sqrt(s) + lost * largest, largest)

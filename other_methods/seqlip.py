@@ -128,10 +128,14 @@ def factors(links: Sequence[Link], rank: int = RANK) -> list[Factors]:
 
 def largest_relaxed(A: Tensor, B: Tensor) -> float:
     """An upper bound of max ‖A diag(σ) B‖ over all corners: of `_form` with nothing decided, or ‖A‖‖B‖."""
+    a, b = _norm(A), _norm(B)
+    if a == 0.0 or b == 0.0:
+        return 0.0
+    A, B = A / a, B / b
     t = _balance(A, B, 150 if A.shape[1] <= 2000 else 20)
     nothing = torch.zeros(1, A.shape[0], B.shape[1], dtype=torch.float64)
     bound = float(torch.linalg.eigvalsh(_form(A, B, t, nothing))[0, -1])
-    return min(bound, _norm(A) * _norm(B)) * (1.0 + TOLERANCE)
+    return min(bound, 1.0) * a * b * (1.0 + TOLERANCE)
 
 
 def largest_greedy(A: Tensor, B: Tensor, seed: int = 0, starts: int = 4) -> float:

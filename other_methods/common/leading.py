@@ -7,7 +7,7 @@ the pairs need not be converged for a bound to hold: how large the rest is, is c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from local_lipschitz.layers.linear_maps import size
 from other_methods.common.chain import MAX_ENTRIES
 from other_methods.common.network import Link, by_passes
+from other_methods.common.preactivation import gamma
 
 Product = Callable[[Tensor], Tensor]
 RANK = 100  # leading pairs of a map that is too large for all of them
@@ -45,10 +46,9 @@ def leading(link: Link, left: bool, rank: int = RANK) -> Leading:
         U, S, V = np.linalg.svd(link.matrix(), full_matrices=False)  # raises LinAlgError if it does not converge
         return Leading(torch.from_numpy(U), torch.from_numpy(S), torch.from_numpy(V), 0.0)
     if not left:
-        pairs = _leading_right(link.apply, link.adjoint, link, rank)
-        return replace(pairs, rest=pairs.rest + link.rounding)
+        return _leading_right(link.apply, link.adjoint, link, rank)
     transposed = _leading_right(link.adjoint, link.apply, link, rank, turned=True)
-    return Leading(transposed.V.mT, transposed.S, transposed.U.mT, transposed.rest + link.rounding)
+    return Leading(transposed.V.mT, transposed.S, transposed.U.mT, transposed.rest)
 
 
 def _leading_right(apply: Product, adjoint: Product, link: Link, rank: int, turned: bool = False) -> Leading:
@@ -86,5 +86,7 @@ def _leading_right(apply: Product, adjoint: Product, link: Link, rank: int, turn
     def without(x: Tensor) -> Tensor:
         return x - (x @ V.mT) @ V
 
-    rest = by_passes(m, n, lambda x: forward(without(x)), lambda y: without(back(y)), link.stage.terms, 2e-2)
+    # of the products, and twice what makes V and the differences from it inexact
+    rounding = link.rounding + 4.0 * gamma(len(V) + n) * float(S.max())
+    rest = by_passes(m, n, lambda x: forward(without(x)), lambda y: without(back(y)), rounding, 2e-2)
     return Leading(U / S, S, V, rest)

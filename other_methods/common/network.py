@@ -197,20 +197,23 @@ def norm_of(links: Sequence[Link], tolerance: float = 2e-3) -> float:
             y = link.adjoint(y.reshape(-1, *link.out_shape))
         return y.flatten(1)
 
-    terms = max(link.stage.terms for link in links)
-    upper = by_passes(size(last.out_shape), size(first.in_shape), apply, adjoint, terms, tolerance)
     if len(links) == 1:
-        return upper + first.rounding
+        return by_passes(size(last.out_shape), size(first.in_shape), apply, adjoint, first.rounding, tolerance)
     norms = [link.norm + link.rounding for link in links]
     lost = sum(link.rounding * math.prod(norms) / norm for link, norm in zip(links, norms, strict=True) if norm > 0)
-    return min(upper + lost, math.prod(link.norm for link in links))
+    upper = by_passes(size(last.out_shape), size(first.in_shape), apply, adjoint, lost, tolerance)
+    return min(upper, math.prod(link.norm for link in links))
 
 
 def by_passes(
-    rows: int, columns: int, apply: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor], terms: int,
+    rows: int, columns: int, apply: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor], rounding: float,
     tolerance: float = 2e-3,
 ) -> float:  # fmt: skip
-    """An upper bound of the norm of a linear map (1, columns) -> (1, rows) known by its products, in float64."""
-    operator = Operator(1, rows, columns, apply, adjoint, torch.float64, torch.device("cpu"), terms)
+    """An upper bound of the norm of a linear map (1, columns) -> (1, rows) known by its products, in float64.
+
+    rounding: how far in norm what the products apply may be from the map.
+    """
+    lost = torch.tensor([rounding], dtype=torch.float64)
+    operator = Operator(1, rows, columns, apply, adjoint, torch.float64, torch.device("cpu"), lost)
     generator = torch.Generator().manual_seed(0)
     return float(lanczos_norms(operator, tolerance, FAILURE, generator).upper)
