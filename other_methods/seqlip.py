@@ -86,7 +86,7 @@ def seqlip(net: Network, form: str = "exact", seed: int = 0, rank: int = RANK) -
         return autolip(net)
 
     def of_segment(links: Sequence[Link]) -> float:
-        product = math.prod(_largest(pair, form, seed) for pair in factors(links, rank))
+        product = math.prod(_largest(pair, form, seed) for pair in factors(links, rank, form != "greedy"))
         if form == "greedy":
             return product
         largest = math.prod(link.norm for link in links)
@@ -109,11 +109,11 @@ def _largest(pair: Factors, form: str, seed: int) -> float:
     return largest_exact(pair.A, pair.B, greedy) if form == "exact" else greedy
 
 
-def factors(links: Sequence[Link], rank: int = RANK) -> list[Factors]:
-    """The factors for each ReLU layer within a segment, SeqLip being Π max_σ ‖A diag(σ) B‖."""
+def factors(links: Sequence[Link], rank: int = RANK, bounded: bool = True) -> list[Factors]:
+    """The factors for each ReLU layer within a segment, SeqLip being Π max_σ ‖A diag(σ) B‖; `bounded` as `leading`."""
     pairs, before = [], None
     for k, link in enumerate(links):
-        M = leading(link, left=k > 0, rank=rank)
+        M = leading(link, k > 0, rank, bounded)
         if before is not None:
             # whole singular values at the two ends, their roots between; of the rest as well
             at_end = k == len(links) - 1

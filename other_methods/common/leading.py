@@ -6,6 +6,7 @@ the pairs need not be converged for a bound to hold: how large the rest is, is c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,19 +40,24 @@ class Leading:
     rest: float
 
 
-def leading(link: Link, left: bool, rank: int = RANK) -> Leading:
-    """All singular pairs of the link's map where it fits, else `rank` or fewer. left: U is orthonormal, else V."""
+def leading(link: Link, left: bool, rank: int = RANK, bounded: bool = True) -> Leading:
+    """All singular pairs of the link's map where it fits, else `rank` or fewer. left: U is orthonormal, else V.
+
+    bounded: find a bound of the rest as well, which takes as long as the pairs; else it is inf.
+    """
     rows, columns = size(link.out_shape), size(link.in_shape)
     if min(rows, columns) <= FULL_SIDE and rows * columns <= MAX_ENTRIES:
         U, S, V = np.linalg.svd(link.matrix(), full_matrices=False)  # raises LinAlgError if it does not converge
         return Leading(torch.from_numpy(U), torch.from_numpy(S), torch.from_numpy(V), 0.0)
     if not left:
-        return _leading_right(link.apply, link.adjoint, link, rank)
-    transposed = _leading_right(link.adjoint, link.apply, link, rank, turned=True)
+        return _leading_right(link.apply, link.adjoint, link, rank, bounded)
+    transposed = _leading_right(link.adjoint, link.apply, link, rank, bounded, turned=True)
     return Leading(transposed.V.mT, transposed.S, transposed.U.mT, transposed.rest)
 
 
-def _leading_right(apply: Product, adjoint: Product, link: Link, rank: int, turned: bool = False) -> Leading:
+def _leading_right(
+    apply: Product, adjoint: Product, link: Link, rank: int, bounded: bool, turned: bool = False
+) -> Leading:
     """Leading pairs with orthonormal V of M, or of Mᵀ for `turned`, from a Krylov space of MᵀM that is kept whole."""
     in_shape, out_shape = (link.out_shape, link.in_shape) if turned else (link.in_shape, link.out_shape)
     m, n = size(out_shape), size(in_shape)
@@ -82,6 +88,8 @@ def _leading_right(apply: Product, adjoint: Product, link: Link, rank: int, turn
     V = torch.linalg.qr(V.mT)[0].mT.contiguous()  # (r, n)
     U = torch.cat([forward(part) for part in V.split(8)]).mT
     S = U.norm(dim=0).clamp(min=1e-300)
+    if not bounded:
+        return Leading(U / S, S, V, math.inf)
 
     def without(x: Tensor) -> Tensor:
         return x - (x @ V.mT) @ V
