@@ -92,9 +92,12 @@ def aligned(x: Traced, value: Constant) -> tuple[Traced, Tensor]:
 # Casts
 
 
-def cast(x: Traced, *args: Any, **kwargs: Any) -> Traced | str:
-    """to, type and type_as: another device, or a dtype that holds every value of the network."""
+def cast(x: Operand, *args: Any, **kwargs: Any) -> Operand:
+    """to and type_as: another device, or a dtype that holds every value of the network; a constant as a layer is."""
     wanted = [*args, *kwargs.values()]
+    if not is_traced(x):
+        like = next(value for value in wanted if is_traced(value))
+        return x.to(like.device, like.dtype)
     if any((isinstance(value, str) and value.startswith("torch.")) or isinstance(value, type) for value in wanted):
         wanted = [torch.empty(0).type(wanted[0]).dtype]
     for value in wanted:

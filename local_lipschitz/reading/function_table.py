@@ -163,8 +163,10 @@ REFUSED: dict[str, str] = {
         ["exp", "log", "sqrt", "pow", "square", "sin", "cos", "var", "std"], "not supported, it is not piecewise linear"
     ),
     **dict.fromkeys(
-        ["round", "floor", "ceil", "trunc", "fix", "frac", "floor_divide", "remainder", "fmod", "quantize_per_tensor",
-         "quantize_per_channel", "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine"], _STAIRS,
+        ["round", "floor", "ceil", "trunc", "fix", "frac", "floor_divide", "floordiv", "mod", "remainder", "fmod",
+         "quantize_per_tensor", "quantize_per_channel", "fake_quantize_per_tensor_affine",
+         "fake_quantize_per_channel_affine"],
+        _STAIRS,
     ),
     **dict.fromkeys(
         ["topk", "kthvalue", "median", "msort", "argsort", "mode"], "not supported; sorting of pairs and maxima are"

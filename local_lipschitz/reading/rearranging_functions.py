@@ -180,9 +180,11 @@ def expanded(x: Traced, shape: Shape) -> Traced:
     return x if shape == x.unbatched else moving(torch.Tensor.expand)(x, BATCH, *shape)
 
 
-def expand(x: Traced, *sizes: Any) -> Traced:
-    """expand and expand_as (a grey image as three channels)."""
+def expand(x: Any, *sizes: Any) -> Any:
+    """expand and expand_as (a grey image as three channels), of a layer or of a constant to the shape of one."""
     sizes = tuple(sizes[0].shape) if len(sizes) == 1 and hasattr(sizes[0], "shape") else numbers(sizes)
+    if not is_traced(x):
+        return x.expand(sizes)
     out = tuple(torch.empty(x.shape, device="meta").expand(*sizes).shape)
     if len(out) != x.dim() or out[0] != BATCH:
         raise UnsupportedLayerError(f"from (batch, {commas(x.unbatched)}) to {out} changes the batch")
