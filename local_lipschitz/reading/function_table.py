@@ -21,6 +21,7 @@ from . import product_functions as product
 from . import rearranging_functions as r
 from . import separable_functions as separable
 from .rearranging_functions import moving, reshaping
+from .smooth_functions import SMOOTH
 
 
 def same(x, *args: object, **kwargs: object):
@@ -72,6 +73,7 @@ FUNCTIONS: dict[str, Callable] = {
     "clamp_min": lambda x, min: maximum.clamp_to(x, min),
     "clamp_max": lambda x, max: maximum.clamp_to(x, None, max),
     **dict.fromkeys(["abs", "absolute"], lambda x: x.then(PiecewiseLinear((0.0,), (-1.0, 1.0)))),
+    **SMOOTH,
     # nothing in eval mode
     **dict.fromkeys(
         ["dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"],
@@ -143,24 +145,19 @@ FUNCTIONS: dict[str, Callable] = {
 }  # fmt: skip
 
 NOT_SUPPORTED = "not supported; the README has a table of the layers that are"
-_ACTIVATION = (
-    "not supported; activations that are: ReLU, LeakyReLU, PReLU, RReLU, Hardtanh, ReLU6, Hardsigmoid, Softshrink, "
-    "Threshold(t, t), abs, clamp, maxima and minima"
-)
 _STAIRS = "not supported, it rounds: the network becomes a staircase, which has no bound near a step; leave it out"
 _LAST = "where it is the last layer, leave it out: the bound is for the logits"
 _COMPARED = "not supported, the network would decide by the values of its input"
 _STATISTICS = "not supported, it divides by statistics of its input; BatchNorm in eval mode is supported"
+_PRODUCT = "not supported, it multiplies two things that both depend on the input, so that no slope is largest"
 
 # Why a function is refused, and what to do.
 REFUSED: dict[str, str] = {
-    **dict.fromkeys(["softmax", "log_softmax", "softmin", "sigmoid", "logsigmoid", "tanh"], f"{_ACTIVATION}; {_LAST}"),
+    **dict.fromkeys(["softmax", "log_softmax", "softmin"], f"{NOT_SUPPORTED}; {_LAST}"),
+    **dict.fromkeys(["glu", "scaled_dot_product_attention", "multi_head_attention_forward"], _PRODUCT),
     **dict.fromkeys(
-        ["gelu", "silu", "elu", "selu", "celu", "softplus", "mish", "hardswish", "softsign", "glu", "tanhshrink"],
-        _ACTIVATION,
-    ),
-    **dict.fromkeys(
-        ["exp", "log", "sqrt", "pow", "square", "sin", "cos", "var", "std"], "not supported, it is not piecewise linear"
+        ["exp", "log", "sqrt", "pow", "square", "sin", "cos", "var", "std"],
+        "not supported, it is neither piecewise linear nor one of the smooth activations",
     ),
     **dict.fromkeys(
         ["round", "floor", "ceil", "trunc", "fix", "frac", "floor_divide", "floordiv", "mod", "remainder", "fmod",

@@ -14,6 +14,7 @@ from .checks import check_module, check_sizes
 from .comparison import check_numbers, check_output, points, run
 from .folding import fold, prune
 from .modules import eager, module_dtype, runnable, unchanged
+from .smooth_functions import check_end
 from .tracer import Reader
 
 
@@ -51,6 +52,7 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
                 raise
             raise ValueError(f"{type(net).__name__} cannot be run at x0: {str(error).splitlines()[0]}") from error
         written = _trace(net, x0, dtype)
+        check_end(written)
         rest = run(net, x[1:])
         check_numbers(net, written, _trace(net, x0, dtype))
         graph = fold(written)

@@ -80,11 +80,11 @@ def test_more_networks_of_torchvision_are_read(build):
 @pytest.mark.parametrize(
     "build, layer",
     [
-        (lambda: models.efficientnet_b0(weights=None), "'features.0.2' (position 3, SiLU)"),
-        (lambda: models.mobilenet_v3_small(weights=None), "'features.0.2' (position 3, Hardswish)"),
+        (lambda: models.efficientnet_b0(weights=None), "'features.1.0.block.1.mul' (position 12, mul)"),
+        (lambda: models.mobilenet_v3_small(weights=None), "layer 'features.1.block.1."),
     ],
 )
-def test_torchvision_networks_with_other_activations_are_refused(build, layer):
+def test_torchvision_networks_whose_channels_weigh_each_other_are_refused(build, layer):
     with pytest.raises(UnsupportedLayerError) as caught:
         read(build().eval(), torch.randn(1, 3, 32, 32))
     assert layer in str(caught.value)
