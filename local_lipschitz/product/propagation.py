@@ -86,8 +86,7 @@ def propagate(graph: Graph, x0: Tensor, eps: Tensor | None, norms: StageNorms) -
         (reader, op), read_by = stage.nonlinear, {name: sources[name] for name in stage.sources}
         y0 = stage.affine({name: source.y0 for name, source in read_by.items()})
         rows = {name: row_norms(stage, name, source.live) for name, source in read_by.items()}
-        rounding = affine_rounding(stage, {name: source.y0 for name, source in read_by.items()})
-        rounding = rounding + _drifted(stage, read_by)
+        rounding = _rounding(stage, read_by)
         off = _off(read_by, rows, rounding)
         if isinstance(op, MaxPool):
             r = None
@@ -125,6 +124,24 @@ def _slopes(
         lo, hi = (slope.expand_as(y0) for slope in op.slope_range(y0))
         return (lo, hi), (lo, hi)
     return op.sided_slopes(y0, _per_input(eps, y0) * reach, off)
+
+
+def output_error(graph: Graph, x0: Tensor, norms: StageNorms) -> tuple[Tensor, Tensor]:
+    """(y, off): the outputs (B, m) at x0 in float64, and how far each may be from the exact one, by norms of layers.
+
+    For deep networks far less than what `logits` has by |A|.
+    """
+    known = propagate(graph, x0, x0.new_full((len(x0),), EPS_MIN, dtype=torch.float64), norms)
+    stage = graph.stages[-1]
+    read_by = {name: known.sources[name] for name in stage.sources}
+    rows = {name: row_norms(stage, name, source.live) for name, source in read_by.items()}
+    y = stage.affine({name: source.y0 for name, source in read_by.items()})
+    return y.flatten(1), _off(read_by, rows, _rounding(stage, read_by)).flatten(1)
+
+
+def _rounding(stage: Stage, sources: dict[str, Source]) -> Tensor:
+    """What the stage's own rounding, and that of elements that do not move, may have changed in its nominal value."""
+    return affine_rounding(stage, {name: source.y0 for name, source in sources.items()}) + _drifted(stage, sources)
 
 
 def _off(sources: dict[str, Source], rows: dict[str, Tensor], rounding: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..layers.linear_maps import Convolution, Shape, size
 from ..layers.rounding import norm_rounding, sums_products
+from ..layers.short_sums import in_short_sums
 from ..layers.stage import Stage
 from ..norms.lanczos import Operator
 from ..norms.spectral_norm import DENSE_SIDE, Norms, dense_norms, lanczos_norms
@@ -97,8 +98,9 @@ class StageNorms:
     ) -> Operator:
         """R A D as a batch of operators on flat vectors."""
         in_shape, out_shape = stage.in_shapes[source], stage.out_shape
-        rounding = norm_rounding(stage, source, r, live, dtype).expand(_batch(r, live))
-        cast, d, R, batch = stage.to(dtype), _factor(live, dtype), _factor(r, dtype), _batch(r, live)
+        summed = in_short_sums(stage) if dtype is torch.float32 else stage
+        rounding = norm_rounding(summed, source, r, live, dtype).expand(_batch(r, live))
+        cast, d, R, batch = summed.to(dtype), _factor(live, dtype), _factor(r, dtype), _batch(r, live)
         flat, shaped = _flat, _shaped
         if pays_channels_last(stage, batch, live.device, dtype):
             flat, shaped = _flat_channels_last, _shaped_channels_last

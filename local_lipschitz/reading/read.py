@@ -34,8 +34,8 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
     into the affine layer before it. Parameters are referred to, not copied. The module is left as it was: mode,
     parameters, buffers, attributes and hooks.
     Raises UnsupportedLayerError (name, position, type, what to do) for a layer that is not supported; ValueError for a
-    module in training mode, NaN or infinite parameters or constants (a division by zero), float64 ones below 1e-150 or
-    above 1e150 (also as products of layers between which nothing is nonlinear), parameters on another device than x0,
+    module in training mode, NaN or infinite parameters or constants (a division by zero), ones below 1e-150 or above
+    1e150 (in float32 as products of layers between which nothing is nonlinear), parameters on another device than x0,
     an input of the wrong shape, an exported program, or a module that computes something else than its layers say
     (hooks, by name, changed inputs, randomness).
     """
@@ -58,8 +58,7 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
         graph = fold(written)
         check_output(net, written, graph, x[:1], first)
         check_output(net, written, graph, x[1:], rest)
-    if dtype is torch.float64:  # all that float32 holds is far from these ends
-        check_sizes(graph)
+    check_sizes(graph)
     return graph
 
 

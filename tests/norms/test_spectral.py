@@ -1,12 +1,14 @@
 """Certified ≥ exact ≥ estimate, and within the tolerance, against dense SVDs in float64."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
 
 from local_lipschitz.norms import lanczos
 from local_lipschitz.norms import spectral_norm as spectral
+from local_lipschitz.norms.cholesky import proven_positive_definite
 from local_lipschitz.norms.lanczos import Lanczos, Operator
 from local_lipschitz.norms.ritz import Ritz
 from local_lipschitz.norms.spectral_norm import dense_norms, lanczos_norms
@@ -211,3 +213,34 @@ def test_upper_is_the_smallest_certified_value(steps):
 
     assert (certain(ritz.upper() * (1 + 1e-9)) > 0).all()
     assert (certain(ritz.lower() + (ritz.upper() - ritz.lower()) * (1 - 1e-6)) < 0).all()
+
+
+def test_a_proof_of_positive_definiteness():
+    """The smallest eigenvalue is ±1e-9, to rounding: proven where it is positive, and never where it is not."""
+    Q, _ = torch.linalg.qr(torch.randn(20, 30, 30, generator=torch.Generator().manual_seed(7), dtype=torch.float64))
+    values = torch.linspace(0, 1, 30, dtype=torch.float64).repeat(20, 1)
+    for least, proven in ((1e-9, True), (-1e-9, False), (0.0, False)):
+        values[:, 0] = least
+        matrices = (Q * values[:, None]) @ Q.mT
+        assert (proven_positive_definite(0.5 * (matrices + matrices.mT)) == proven).all()
+    assert not proven_positive_definite(torch.zeros(1, 3, 3, dtype=torch.float64)).any()
+
+
+def test_dense_norms_of_equal_entries():
+    """Every sum is rounded in one direction; ‖M‖ = value·√(mn) exactly."""
+    for value, n in ((0.1, 50_000), (1 / 3, 30_001)):
+        upper = Fraction(float(dense_norms(torch.full((1, 4, n), value, dtype=torch.float64)).upper))
+        assert upper**2 >= Fraction(value) ** 2 * 4 * n
+        assert upper**2 <= Fraction(value) ** 2 * 4 * n * Fraction(1 + 1e-9)
+
+
+def test_a_start_is_never_zero_on_an_axis():
+    """A float32 normal is exactly 0 now and then: here where the largest entry of a diagonal matrix stands."""
+    n = 1_000_000
+    for seed in range(100):
+        zeros = (torch.randn(1, n, generator=torch.Generator().manual_seed(seed))[0] == 0).nonzero()[:, 0]
+        if len(zeros):
+            break
+    d = torch.ones(1, n)
+    d[0, zeros[0]] = 2.0
+    assert float(lanczos_norms(diagonal(d), generator=torch.Generator().manual_seed(seed)).upper) >= 2.0
