@@ -116,18 +116,16 @@ class Job:
 
     def _run(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, Source], dense: bool) -> Result:
         vanishing = any(0.0 < float(source.gain) < 1.0 / SINGLE for source in product.values())
-        dtype = torch.float64 if vanishing else working_dtype(self.graph.stages, x0.dtype)
+        exact = dense or vanishing
+        dtype = torch.float64 if exact else working_dtype(self.graph.stages, x0.dtype)
         operator = JointOperator(self.graph.in_shape, [], None, x0.new_zeros((), dtype=dtype))
-        random = Random(self.failure_probability / len(self.graph.stages), self.tolerance, self.seed)
+        random = Random(self.failure_probability / len(self.graph.stages), self.tolerance, self.seed, eps)
         groups = (DenseGroups if dense else PassGroups)(operator.like, self.graph, max(2, self.effort // 10), random)
-        built = build(self.graph, x0, eps, product, operator, groups, self.seed)
-        C = outputs.to(dtype) if len(outputs) else None
-        value, before = groups.outputs(operator, C, self.effort)
-        rounded = built.rounding.output(self.graph.stages[-1], C)
+        growth = build(self.graph, x0, eps, product, operator, groups)
+        value, before = groups.outputs(operator, outputs if len(outputs) else None, self.effort)
         uncertain = {block.plan.stage.name: _counts(block) for block in operator.blocks}
         passes, count = operator.work / max(1, self.graph.cost), operator.groups
-        value, before = value + rounded, before + rounded
-        return Result(value, before, built.growth, uncertain, count, groups.status, random.spent, passes)
+        return Result(value, before, growth, uncertain, count, groups.status, random.spent, passes)
 
 
 def _only(product: Propagated, b: int) -> dict[str, Source]:

@@ -1,34 +1,90 @@
-"""A certified ‖H‖ ≤ 1: what the joint bound rests on where groups are many (docs/joint_bound.md, section 4)."""
+"""What the joint bound rests on: one Cholesky factorisation where groups are few, a certified ‖H‖ where they are many.
+
+docs/joint_bound.md, sections 4 and 6.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..joint_operator import JointOperator
+from ..joint_operator.row_errors import SAFE
+from ..norms.cholesky import proven_positive_definite
 from ..norms.lanczos import Operator
-from ..norms.spectral_norm import lanczos_norms, rounding_slack
+from ..norms.spectral_norm import lanczos_norms
+from ..numerics import UNDERFLOW, of_computed
 
 ATTEMPTS = 4  # with a larger γ each time
+LEAST = 1e-250  # of γ and μ, so that no product of entries underflows to anything that matters
+VECTORS = 10  # Gaussian ones, for the norms of maps that only rounding is multiplied by
+FEW = 0.01  # of the failure probability of a certificate: for these
 
 
 @dataclass
 class Random:
-    """Our own random vectors: where they come from, the failure probability of each certificate, and their sum."""
+    """Our own random vectors: where they come from, the failure probability of each certificate, and their sum.
+
+    Bounds at different eps, as in the search for a radius, draw different vectors.
+    """
 
     share: float
     tolerance: float
     seed: int
+    eps: float = 0.0
     spent: float = 0.0
 
     def __post_init__(self) -> None:
-        self.generator = torch.Generator().manual_seed(self.seed)
+        digest = hashlib.blake2b(struct.pack("<qd", self.seed, self.eps), digest_size=7).digest()
+        self.generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
     def normal(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        return torch.randn(rows, columns, generator=self.generator).to(like)
+        return torch.randn(rows, columns, generator=self.generator, dtype=torch.float64).to(like)
+
+
+def shift(size: int, terms: int) -> float:
+    """What `is_proven` needs of room in I − B for a B of this size, with `terms` products in each sum."""
+    return size * (of_computed(terms + 12) + 2.0 * of_computed(size + 4)) + UNDERFLOW
+
+
+def is_proven(gram: Tensor, bound: Tensor, terms: int) -> bool:
+    """Whether diag(bound) − (the matrix that was computed as `gram`) ⪰ 0 is certain; in float64, on the CPU.
+
+    gram (k, k) = K diag(1, μ) Kᵀ with `terms` products in a sum, bound (k,) > 0. Scaled to I − B, the diagonal of B is
+    at most 1, so each entry of B is off by γ at most, and the whole by k·γ.
+    """
+    if not bool((bound > LEAST).all()):
+        return False
+    scale = bound.rsqrt()
+    A = -(gram * scale[:, None] * scale)
+    A.diagonal().add_(1.0 - len(bound) * of_computed(terms + 12) - UNDERFLOW)
+    return bool(proven_positive_definite(A[None].cpu()))  # some libraries for GPUs invert blocks on the diagonal
+
+
+class TailNorms:
+    """What rounding may add to ‖H‖, on the true differences of the network (docs/joint_bound.md, section 6).
+
+    Called like `RowErrors` on the way back of VECTORS Gaussian y: at each place of the network the error is at most
+    γ‖r‖·‖reach‖ for the r that a unit y becomes there, and ‖r‖ is at most the norm of the map from y to r.
+    """
+
+    def __init__(self) -> None:
+        self.sum, self.places = 0.0, 0
+
+    def add(self, r: Tensor, reach: Tensor, n: int) -> None:
+        longest = float(torch.linalg.vector_norm(r.flatten(1), dim=1, dtype=torch.float64).amax())
+        self.sum += SAFE * of_computed(n, r.dtype) * (longest + UNDERFLOW) * float(reach.norm().clamp(min=1.0))
+        self.places += 1
+
+    def eta(self, failure_probability: float) -> float:
+        """For a map M, ‖M y‖ ≥ θ‖M‖ for one of the y, except with probability (θ√(2/π))^VECTORS."""
+        theta = math.sqrt(0.5 * math.pi) * (failure_probability / max(1, self.places)) ** (1.0 / VECTORS)
+        return self.sum / theta
 
 
 def certify(
@@ -38,25 +94,34 @@ def certify(
 
     With certified s ≥ ‖H(γ, μ)‖²: for s ≤ 1 that is γ' = γ. For s > 1 the multipliers μ s^k of kink layer k and
     γ' = γ s^(depth + 1) have s = 1, because T is triangular (docs/joint_bound.md, section 4). That power is dear in
-    deep networks, and mostly it was γ that was estimated too low: so γ is raised and tried again.
+    deep networks, and mostly it was γ that was estimated too low: so γ is raised and tried again. In float64.
     """
+    exact = operator.to(torch.float64)
+    mu, outputs = mu.double(), None if outputs is None else outputs.double()
     best = before = torch.full_like(gamma, torch.inf)
     for attempt in range(1, ATTEMPTS + 1):
-        H = scaled_operator(operator, mu, gamma, outputs)
-        norms = lanczos_norms(H, tolerance, random.share / ATTEMPTS, random.generator)
-        random.spent += norms.failure_probability
-        s = (norms.upper * (1.0 + rounding_slack(mu.dtype, operator.terms))).square()
-        if operator.depth == 0:
-            return gamma * s
-        best = torch.fmin(best, gamma * s.clamp(min=1.0) ** (operator.depth + 1))  # not NaN after an overflow
+        failure = random.share / ATTEMPTS
+        eta = tail_norms(exact, mu, gamma, outputs, random).eta(FEW * failure)
+        H = scaled_operator(exact, mu, gamma, outputs, eta)
+        norms = lanczos_norms(H, tolerance, (1.0 - FEW) * failure, random.generator)
+        random.spent += failure
+        s = norms.upper.square()
+        if exact.depth == 0:
+            best = gamma * s
+            break
+        best = torch.fmin(best, gamma * s.clamp(min=1.0) ** (exact.depth + 1))  # not NaN after an overflow
         if bool(((s <= 1.0) | (s >= before)).all()) or not bool(torch.isfinite(s).all()):
             break  # certified; or it is not γ that is too small
         before, gamma = s, torch.where(s > 1.0, gamma * (s * (1.0 + 2.0 * tolerance)) ** attempt, gamma)
+    if exact is not operator:
+        operator.work += exact.work
     return best
 
 
-def scaled_operator(operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None) -> Operator:
-    """H(γ, μ) of the whole output, or a batch of K with γ (K,) of each of the `outputs` (K, m)."""
+def scaled_operator(
+    operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, eta: float
+) -> Operator:
+    """H(γ, μ) of the whole output, or a batch of K with γ (K,) of each of the `outputs` (K, m); η: its rounding."""
     n, G = math.prod(operator.in_shape), len(mu)
     scale, root = mu.sqrt(), gamma.to(mu.dtype).clamp(min=torch.finfo(mu.dtype).tiny).sqrt()[:, None]
 
@@ -71,5 +136,17 @@ def scaled_operator(operator: JointOperator, mu: Tensor, gamma: Tensor, outputs:
         return torch.cat([delta, scale * w], 1)
 
     m = operator.out_size if outputs is None else 1
-    exact = torch.zeros(1, dtype=torch.float64, device=mu.device)  # its rounding is added by `certify`
-    return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, exact)
+    rounding = torch.full((1,), eta, dtype=torch.float64, device=mu.device)
+    return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, rounding)
+
+
+def tail_norms(
+    operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random
+) -> TailNorms:
+    """η of H(γ, μ), or the largest of those of the `outputs`: all of them together are a taller matrix."""
+    root = gamma.clamp(min=torch.finfo(mu.dtype).tiny).sqrt()
+    y = random.normal(VECTORS, operator.out_size if outputs is None else len(gamma), mu)
+    v = random.normal(VECTORS, len(mu), mu)
+    tails = TailNorms()
+    operator.adjoint(y / root if outputs is None else (y / root) @ outputs, v / mu.sqrt(), tails)
+    return tails

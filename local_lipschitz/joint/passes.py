@@ -118,14 +118,15 @@ class PassGroups:
             value = certify(operator, self.mu, ones, C, self.random, self.random.tolerance).sqrt()
             return value, value
         few = C is None and operator.out_size <= SMALL_OUTPUT
-        F = directions(BASIS, operator, self.random) if C is None else C
-        best = self._repaired(lambda: estimate(operator, self.mu, C, F))
+        rows = None if C is None else C.to(operator.like)
+        F = directions(BASIS, operator, self.random) if rows is None else rows
+        best = self._repaired(lambda: estimate(operator, self.mu, rows, F))
         before, gamma, mu = best.gamma.sqrt(), best.gamma, self.mu
         rounds = 1 if few or C is not None else ROUNDS
         for _ in range(rounds):
             self.mu = improve(operator, self.mu, best.F, max(1, effort // rounds), P_NORM if C is None else None)
             try:
-                best = self._repaired(lambda: estimate(operator, self.mu, C, best.F))
+                best = self._repaired(lambda: estimate(operator, self.mu, rows, best.F))
             except Infeasible:
                 break
             if bool(best.gamma.sum() < gamma.sum()):  # not always: other directions may have become larger

@@ -5,14 +5,16 @@ pooling.py: max pooling as a tournament of pairs, each pair a kink.
 blocks.py: a stage with its tournament and its activation.
 operator.py: the blocks as one operator, by forward and backward passes.
 build.py: from a graph and x0 to that operator, block by block, with gains and slopes.
-measured_rounding.py: what rounding may have changed in the operator.
+row_errors.py: what rounding may have changed in a row of the operator.
 """
 
 from .blocks import Block, Plan, plans
-from .build import Built, Groups, Known
+from .build import Groups, Known
 from .kinks import Kinks, Reads
 from .operator import Elements, JointOperator, Passes
+from .row_errors import RowErrors
 
 __all__ = [
-    "Block", "Built", "Elements", "Groups", "JointOperator", "Kinks", "Known", "Passes", "Plan", "Reads", "plans",
+    "Block", "Elements", "Groups", "JointOperator", "Kinks", "Known", "Passes", "Plan", "Reads", "RowErrors",
+    "plans",
 ]  # fmt: skip

@@ -10,9 +10,11 @@ from ..layers.activations import Activation
 from ..layers.graph import Graph
 from ..layers.linear_maps import Shape, size
 from ..layers.max_pooling import MaxPool
+from ..layers.rounding import roundings
 from ..layers.stage import Stage
 from .kinks import Kinks
 from .pooling import Level
+from .row_errors import BRANCHES, Errors
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Block:
 
     plan: Plan
     stage: Stage  # in the working dtype
+    reach: Tensor  # (*shape) of the stage's output: Σ_j |a_ij| reach_j, however small the sum may be
     levels: list[Level]
     kinks: list[Kinks] = field(default_factory=list)
 
@@ -97,7 +100,7 @@ class Block:
             used += len(kinks.index)
         return y, vs
 
-    def adjoint(self, z: Tensor, v: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def adjoint(self, z: Tensor, v: Tensor, errors: Errors | None = None) -> tuple[Tensor, list[Tensor]]:
         """The adjoint: from z's and v's adjoint to (that of the stage's output, that of each w)."""
         ws, used = [], self.count
         for i in range(len(self.kinks) - 1, -1, -1):
@@ -105,12 +108,17 @@ class Block:
             k = len(kinks.index)
             if i == len(self.levels) - 1:
                 z = z.flatten(2)
+            if errors is not None:
+                errors.add(z, kinks.moved, self.levels[i].terms if i < len(self.levels) else 2)
             y, w = kinks.adjoint(z, v[:, used - k : used])
             if i < len(self.levels):
                 y = self.levels[i].adjoint(z, y, self._length(i))
             ws.append(w)
             z, used = y, used - k
-        return self._as_stage(z), ws[::-1]
+        z = self._as_stage(z)
+        if errors is not None:
+            errors.add(z, self.reach, roundings(self.stage) + BRANCHES)
+        return z, ws[::-1]
 
     def ahead(self, z: Tensor) -> Tensor:
         """What the next layer of kinks would read, from the output so far (p, *out_shape)."""

@@ -1,8 +1,8 @@
 """From a graph and x0 to the operator of the network near x0, block by block.
 
-How far each element can move: gains g with |Δy_i| ≤ g_i·‖x − x0‖ on the ball, and the slopes that follow. Gains are
-each the smallest of: row norm times the gain of the layer read; the interval sum Σ_j |a_ij| r_j; and, where rows are
-affordable, the joint bound of that one element (docs/joint_bound.md, section 5).
+How far each element can move down and up, relative to ‖x − x0‖, and the slopes that follow. These reaches are each the
+smallest of: row norm times the gain of the layer read; interval arithmetic over what each element read can do; and,
+where rows are affordable, the joint bound of that one element (docs/joint_bound.md, section 5).
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..layers.activations import Interval
 from ..layers.graph import Graph
-from ..layers.layer import INPUT
+from ..layers.layer import INPUT, keep
 from ..layers.linear_maps import total
+from ..layers.rounding import row_norms
 from ..layers.stage import Stage
-from ..norms.spectral_norm import rounding_slack
 from ..product.propagation import LEAST, Source, times
 from ..product.stage_norms import channels_last, pays_channels_last
 from .blocks import Block, Plan, plans
 from .kinks import SLACK, Kinks, Reads
-from .measured_rounding import Rounding
 from .operator import Elements, JointOperator
 from .pooling import Winners, pairs, play, tournament
 
 
 @dataclass(frozen=True)
 class Known:
-    """A layer that later stages read. y0 (1, *shape) float64; |Δ_i| ≤ reach_i·‖x − x0‖; ‖Δ‖ ≤ gain·‖x − x0‖.
-
-    error: how much of the gain may be rounding of the operator (measured_rounding.py).
-    """
+    """A layer that later stages read. y0 (1, *shape) float64; −down_i ≤ Δ_i/‖x − x0‖ ≤ up_i; ‖Δ‖ ≤ gain·‖x − x0‖."""
 
     y0: Tensor
-    reach: Tensor
+    down: Tensor
+    up: Tensor
     gain: float
-    error: float = 0.0
+
+    @property
+    def reach(self) -> Tensor:
+        return torch.maximum(self.down, self.up)
 
 
 class Found(Protocol):
@@ -61,48 +62,47 @@ class Groups(Protocol):
         """A bound of ‖Δ‖ / ‖x − x0‖ for the output of `operator`."""
 
 
-@dataclass(frozen=True)
-class Built:
-    """The operator of a whole network, and the gain of each of its blocks; error: of the output (Rounding.output)."""
-
-    operator: JointOperator
-    growth: list[tuple[str, float]]
-    rounding: Rounding
-
-
 def build(
-    graph: Graph, x0: Tensor, eps: float, product: Mapping[str, Source], operator: JointOperator, groups: Groups,
-    seed: int = 0,
-) -> Built:  # fmt: skip
+    graph: Graph, x0: Tensor, eps: float, product: Mapping[str, Source], operator: JointOperator, groups: Groups
+) -> list[tuple[str, float]]:
     """Fill `operator`, still without blocks, with the network around x0 (1, *shape); its kinks become `groups`.
 
-    product: what the product bound knows of each layer, for this input and eps.
+    product: what the product bound knows of each layer, for this input and eps. Returns the gain of each block.
     """
     blocks, last = plans(graph)
-    rounding = Rounding(graph.in_shape, operator.like, seed)
-    known = {INPUT: Known(x0.double(), torch.ones_like(x0, dtype=torch.float64), 1.0)}
-    growth = []
+    ones = torch.ones_like(x0, dtype=torch.float64)
+    known, growth = {INPUT: Known(x0.double(), ones, ones, 1.0)}, []
     for plan in blocks:
         off = product[plan.stage.nonlinear[0]].off[0]
-        y0, reach = _Builder(operator, plan, known, eps, groups).add_block(off)
-        error = rounding.through(operator.blocks[-1])
-        gain = min(float(product[plan.name].gain), groups.layer_gain(operator) + error)
-        known[plan.name] = Known(y0, reach, gain, error)
+        y0, (down, up) = _Builder(operator, plan, known, eps, groups).add_block(off)
+        gain = min(float(product[plan.name].gain), groups.layer_gain(operator))
+        known[plan.name] = Known(y0[None], down[None], up[None], gain)
         growth.append((plan.stage.name, gain))
     operator.last = last.to(operator.like.dtype)
-    return Built(operator, growth, rounding)
+    operator.last_reach = stage_reach(last, known)[2]
+    return growth
 
 
-def stage_reach(stage: Stage, known: dict[str, Known]) -> Tensor:
-    """g for the output of a stage, (1, *out_shape): Σ_s min(‖a_i,s D_s‖·gain_s, Σ_j |a_ij,s| r_j)."""
-    gains = []
+def stage_reach(stage: Stage, known: dict[str, Known]) -> tuple[Tensor, Tensor, Tensor]:
+    """(down, up, Σ_j |a_ij| reach_j) for the output of a stage, all (*out_shape).
+
+    down and up are the sums over the sources of the smaller of ‖a_i,s D_s‖·gain_s and interval arithmetic.
+    """
+    downs, ups, sums = [], [], []
     for name in stage.sources:
         source = known[name]
-        g = times(stage.row_norms(name, (source.reach > 0).double()), source.reach.new_tensor(source.gain))
+        rows = row_norms(stage, name, source.reach > 0)
+        down = up = times(rows, rows.new_tensor(source.gain))
+        sums.append(stage.apply({name: source.reach}, Tensor.abs_).clamp(min=0.0))
         if name != INPUT:
-            g = torch.minimum(g, stage.apply({name: source.reach}, Tensor.abs_).clamp(min=LEAST))
-        gains.append(g)
-    return total(gains) * (1.0 + SLACK)
+            middle, radius = 0.5 * (source.up - source.down), 0.5 * (source.up + source.down)
+            drift = stage.apply({name: middle}, keep)
+            spread = stage.apply({name: radius}, Tensor.abs_) + SLACK * sums[-1]
+            down, up = (torch.minimum(g, (spread + d).clamp(min=LEAST)) for g, d in ((down, -drift), (up, drift)))
+        downs.append(down)
+        ups.append(up)
+    down, up, sizes = (total(parts)[0] * (1.0 + SLACK) for parts in (downs, ups, sums))
+    return down, up, sizes
 
 
 @dataclass(frozen=True)
@@ -115,70 +115,56 @@ class _Builder:
     eps: float
     groups: Groups
 
-    def add_block(self, off: Tensor) -> tuple[Tensor, Tensor]:
+    def add_block(self, off: Tensor) -> tuple[Tensor, Interval]:
         """Append it; nominal value and reach of its output. off: what rounding may have changed in its stage's."""
         like, plan = self.operator.like, self.plan
         y0 = plan.stage.affine({name: self.known[name].y0 for name in plan.stage.sources})[0]
-        reach = stage_reach(plan.stage, self.known)[0]
+        down, up, sizes = stage_reach(plan.stage, self.known)
         stage = plan.stage.to(like.dtype)
         beside = pays_channels_last(stage, 1, like.device, like.dtype)
         levels = tournament(plan.pool, y0.device) if plan.pool else []
-        self.operator.blocks.append(Block(plan, stage.entries(channels_last) if beside else stage, levels))
+        self.operator.blocks.append(Block(plan, stage.entries(channels_last) if beside else stage, sizes, levels))
         if plan.pool:
-            y0, off, reach = self._add_pool(y0, off, reach)
+            y0, off, down, up = self._add_pool(y0, off, down, up)
         if plan.activation is None:
-            return y0[None], reach[None]
+            return y0, (down, up)
         everywhere = torch.ones_like(y0, dtype=torch.bool)
-        reach = self._add_kinks(Reads(plan.activation, y0, off, reach, everywhere), beside and not plan.pool)
-        return plan.activation.apply(y0)[None], reach[None]
+        reads = self._add_kinks(Reads(plan.activation, y0, off, down, up, everywhere), beside=beside and not plan.pool)
+        return plan.activation.apply(y0), reads.image(self.eps)
 
-    def _add_pool(self, y0: Tensor, off: Tensor, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Append the levels of the tournament; y0, off and reach of the pooled elements."""
+    def _add_pool(self, y0: Tensor, off: Tensor, down: Tensor, up: Tensor) -> list[Tensor]:
+        """Append the levels of the tournament; y0, off, down and up of the pooled elements."""
         assert self.plan.pool is not None
-        block, shape = self.operator.blocks[-1], self.plan.pool.out_shape
-        h = self.eps * reach.flatten(1)
-        x, played = Winners(y0.flatten(1), off.flatten(1), h, h), []
-        for level in block.levels:
+        x = Winners(*(v.flatten(1) for v in (y0, off, self.eps * up, self.eps * down)))
+        levels, played, moved = self.operator.blocks[-1].levels, [], []
+        for level in levels:
+            moved.append(level.moved(x) / self.eps)
             differences, x = play(level, x)
             played.append(differences)
-        y0, off, reach = (v.reshape(shape) for v in (x.y0, x.off, torch.maximum(x.up, x.down) / self.eps))
+        shape = self.plan.pool.out_shape
+        y0, off, down, up = pooled = [v.reshape(shape) for v in (x.y0, x.off, x.down / self.eps, x.up / self.eps)]
         alive = torch.ones_like(y0, dtype=torch.bool)
         if self.plan.activation is not None:
-            s_lo, s_hi = Reads(self.plan.activation, y0, off, reach, alive).slopes(self.eps)
+            s_lo, s_hi = Reads(self.plan.activation, y0, off, down, up, alive).slopes(self.eps)
             alive = (s_lo != 0) | (s_hi != 0)
-        for reads in pairs(block.levels, played, alive.flatten(1), self.eps):
-            self._add_kinks(reads)
-        return y0, off, reach
+        for reads, sizes in zip(pairs(levels, played, alive.flatten(1), self.eps), moved, strict=True):
+            self._add_kinks(reads, sizes)
+        return pooled
 
-    def _add_kinks(self, reads: Reads, beside: bool = False) -> Tensor:
-        """Append the next layer of kinks; the reach of what it computes.
-
-        A row may cancel in rounding, g does not: `lost`·g is what rounding may have taken from the gain by the row.
-        """
+    def _add_kinks(self, reads: Reads, moved: Tensor | None = None, beside: bool = False) -> Reads:
+        """Append the next layer of kinks; what it reads, within the gains that were found."""
         block, like = self.operator.blocks[-1], self.operator.like
-        candidates, kept = reads.uncertain(self.eps), None
-        if len(candidates):
-            found = self.groups.find(Elements(self.operator, candidates, like.new_ones(len(candidates))))
-            kept = torch.ones_like(candidates, dtype=torch.bool)
+        index = reads.uncertain(self.eps)
+        if len(index):
+            found = self.groups.find(Elements(self.operator, index, like.new_ones(len(index))))
+            kept = torch.ones_like(index, dtype=torch.bool)
             if found.gains is not None:
-                cheap = reads.reach.flatten()[candidates]
-                smaller = torch.minimum(cheap, found.gains * (1.0 + SLACK) + self._lost * cheap)
-                reads = reads.within(candidates, smaller)
-                # what does not move but for rounding: any slope, no kink
-                kept = torch.isin(candidates, reads.uncertain(self.eps)) & (found.gains > 0)
-            index = candidates[kept]
+                reads = reads.within(index, found.gains)
+                kept = torch.isin(index, reads.uncertain(self.eps))
+            index = index[kept]
             if len(index):
                 gains = reads.reach.flatten()[index].to(like)
                 self.groups.add(found, kept, Elements(self.operator, index, gains))
-            candidates = index
-        kinks = Kinks.centred(reads, self.eps, candidates, like.dtype)
+        kinks = Kinks.centred(reads, self.eps, index, like.dtype, moved)
         block.kinks.append(kinks.channels_last() if beside else kinks)
-        s_lo, s_hi = reads.slopes(self.eps)
-        return torch.where(reads.needed, torch.maximum(s_lo.abs(), s_hi.abs()), 0.0) * reads.reach
-
-    @property
-    def _lost(self) -> float:
-        """What rounding may take from a row of the stage, relative to its gain without cancellation."""
-        read = [self.known[name] for name in self.plan.stage.sources]
-        inherited = max(layer.error / layer.gain if layer.gain > 0 else 0.0 for layer in read)
-        return rounding_slack(self.operator.like.dtype, self.plan.stage.terms) + inherited
+        return reads

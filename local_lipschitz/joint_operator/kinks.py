@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..layers.activations import Activation, Interval
+from ..layers.activations import Activation, Interval, merged
 from ..product.stage_norms import channels_last
 
 SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
@@ -15,7 +15,7 @@ SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
 
 @dataclass(frozen=True)
 class Reads:
-    """What a layer of kinks reads: y within y0 ± off at x0, and |Δy| ≤ reach·‖x − x0‖ on the ball.
+    """What a layer of kinks reads: y within y0 ± off at x0, and −down ≤ Δy/‖x − x0‖ ≤ up on the ball.
 
     op: the z = φ(y) that it computes. All tensors (*shape), float64. needed: False where z never matters in the end.
     """
@@ -23,12 +23,37 @@ class Reads:
     op: Activation
     y0: Tensor
     off: Tensor
-    reach: Tensor
+    down: Tensor
+    up: Tensor
     needed: Tensor
+
+    @property
+    def reach(self) -> Tensor:
+        """|Δy| ≤ reach·‖x − x0‖."""
+        return torch.maximum(self.down, self.up)
+
+    def sides(self, eps: float) -> tuple[Interval, Interval]:
+        """Anchored secant slopes to the left and to the right; 0 where y cannot move to that side."""
+        outward = eps * (1.0 + SLACK)
+        left, _ = self.op.sided_slopes(self.y0, outward * self.down, self.off)
+        _, right = self.op.sided_slopes(self.y0, outward * self.up, self.off)
+        return left, right
 
     def slopes(self, eps: float) -> Interval:
         """Anchored secant slopes [s_lo, s_hi]."""
-        return self.op.secant_slopes(self.y0, eps * self.reach * (1.0 + SLACK), self.off)
+        left, right = self.sides(eps)
+        falls, rises = self.down > 0, self.up > 0
+        s_lo, s_hi = merged(left, right)
+        s_lo, s_hi = (torch.where(rises, s, side) for s, side in zip((s_lo, s_hi), left, strict=True))
+        return torch.where(falls, s_lo, right[0]), torch.where(falls, s_hi, right[1])
+
+    def image(self, eps: float) -> Interval:
+        """(down, up) of z."""
+        left, right = self.sides(eps)
+        down = torch.maximum(left[1] * self.down, -right[0] * self.up)
+        up = torch.maximum(-left[0] * self.down, right[1] * self.up)
+        down, up = (torch.where(self.needed, way, 0.0).clamp(min=0.0) * (1.0 + SLACK) for way in (down, up))
+        return down, up
 
     def uncertain(self, eps: float) -> Tensor:
         """The flat positions of those that may bend and matter."""
@@ -36,8 +61,13 @@ class Reads:
         return ((s_hi > s_lo) & self.needed).flatten().nonzero()[:, 0]
 
     def within(self, at: Tensor, reach: Tensor) -> Reads:
-        """The same with smaller reaches of the elements `at` (flat positions)."""
-        return replace(self, reach=self.reach.flatten().index_copy(0, at, reach).reshape(self.reach.shape))
+        """The same with |Δy| ≤ reach·‖x − x0‖ for the elements `at` (flat positions)."""
+
+        def smaller(way: Tensor) -> Tensor:
+            flat = way.flatten()
+            return flat.index_copy(0, at, torch.minimum(flat[at], reach)).reshape(way.shape)
+
+        return replace(self, down=smaller(self.down), up=smaller(self.up))
 
 
 @dataclass(frozen=True)
@@ -45,6 +75,7 @@ class Kinks:
     """Δz = c·Δy + ρ·w elementwise; ρ and w live only on the uncertain elements.
 
     c: (*shape). index: (k,) flat positions of the uncertain elements. rho: (k,). reads: what they were made from.
+    moved: (*shape) the size of what rounding acts on, relative to ‖x − x0‖.
     Tensors are multiplied, read and written in whatever order they lie in memory.
     """
 
@@ -52,15 +83,22 @@ class Kinks:
     index: Tensor
     rho: Tensor
     reads: Reads
+    moved: Tensor
 
     @classmethod
-    def centred(cls, reads: Reads, eps: float, index: Tensor, dtype: torch.dtype) -> Kinks:
+    def centred(cls, reads: Reads, eps: float, index: Tensor, dtype: torch.dtype, moved: Tensor | None = None) -> Kinks:
         """c and ρ in the working dtype, [s_lo, s_hi] inside [c − ρ, c + ρ] on `index`; exact slopes elsewhere."""
         s_lo, s_hi = (torch.where(reads.needed, s, 0.0) for s in reads.slopes(eps))  # never matters: any slope, no kink
         c = (0.5 * (s_lo + s_hi)).to(dtype)
         at = c.double().flatten()[index]
         rho = torch.maximum(s_hi.flatten()[index] - at, at - s_lo.flatten()[index])
-        return cls(c, index, (rho * (1.0 + 4.0 * torch.finfo(dtype).eps)).to(dtype), reads)
+        if moved is None:
+            moved = 2.0 * torch.maximum(s_lo.abs(), s_hi.abs()) * reads.reach
+        return cls(c, index, (rho * (1.0 + 4.0 * torch.finfo(dtype).eps)).to(dtype), reads, moved)
+
+    def to(self, dtype: torch.dtype) -> Kinks:
+        """The same kinks in another dtype."""
+        return replace(self, c=self.c.to(dtype), rho=self.rho.to(dtype))
 
     def channels_last(self) -> Kinks:
         """The same with c in the order in which convolutions with the channels last lie in memory."""

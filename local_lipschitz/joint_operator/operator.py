@@ -10,7 +10,7 @@ None of these matrices is formed here: one forward pass applies them, one backwa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor
 
 from ..layers.layer import INPUT
 from ..layers.linear_maps import size
+from ..layers.rounding import roundings
 from ..layers.stage import Stage
 from .blocks import Block
 from .kinks import positions
+from .row_errors import BRANCHES, Errors
 
 
 class Passes(Protocol):
@@ -44,8 +46,8 @@ class Passes(Protocol):
     def forward(self, delta: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """(Nδ + Pw, Qδ + Tw), (p, m) and (p, G), for delta (p, n), w (p, G)."""
 
-    def adjoint(self, f: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """(Nᵀf + Qᵀv, Pᵀf + Tᵀv), (p, n) and (p, G), for f (p, m), v (p, G)."""
+    def adjoint(self, f: Tensor, v: Tensor, errors: Errors | None = None) -> tuple[Tensor, Tensor]:
+        """(Nᵀf + Qᵀv, Pᵀf + Tᵀv), (p, n) and (p, G), for f (p, m), v (p, G). errors: of these rows are added there."""
 
 
 @dataclass
@@ -59,6 +61,7 @@ class JointOperator:
     blocks: list[Block]
     last: Stage | None
     like: Tensor  # of the working dtype and device
+    last_reach: Tensor | None = None  # of its output, as for a block
     work: float = 0.0  # multiplications spent
 
     @property
@@ -96,6 +99,17 @@ class JointOperator:
     def _stages(self) -> list[Stage]:
         return [block.stage for block in self.blocks] + ([self.last] if self.last else [])
 
+    def to(self, dtype: torch.dtype) -> JointOperator:
+        """The same operator in a dtype of at least its own precision."""
+        if self.like.dtype is dtype:
+            return self
+        blocks = [
+            replace(block, stage=block.plan.stage.to(dtype), kinks=[kinks.to(dtype) for kinks in block.kinks])
+            for block in self.blocks
+        ]
+        last = None if self.last is None else self.last.to(dtype)
+        return replace(self, blocks=blocks, last=last, like=self.like.to(dtype), work=0.0)
+
     def forward(self, delta: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """As in `Passes`."""
         p, used = delta.shape[0], 0
@@ -113,13 +127,15 @@ class JointOperator:
         self.work += 0.5 * p * self.cost
         return y.reshape(p, -1), torch.cat(vs, 1) if vs else w
 
-    def adjoint(self, f: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def adjoint(self, f: Tensor, v: Tensor, errors: Errors | None = None) -> tuple[Tensor, Tensor]:
         """As in `Passes`."""
         p, used = f.shape[0], v.shape[1]
         bars: dict[str, Tensor] = {}
         ws: list[Tensor] = []
         f = f.reshape(p, *self.out_shape)
         if self.last is not None:
+            if errors is not None and self.last_reach is not None:
+                errors.add(f, self.last_reach, roundings(self.last) + BRANCHES)
             self._add(bars, self.last.adjoint(f))
         elif self.blocks:
             bars[self.blocks[-1].plan.name] = f
@@ -127,7 +143,7 @@ class JointOperator:
             z = bars.pop(block.plan.name, None)
             if z is None:  # nothing later in this prefix reads it
                 z = f.new_zeros(p, *block.out_shape)
-            y, w = block.adjoint(z, v[:, used - block.count : used])
+            y, w = block.adjoint(z, v[:, used - block.count : used], errors)
             self._add(bars, block.stage.adjoint(y))
             ws = w + ws
             used -= block.count
@@ -178,10 +194,10 @@ class Elements:
         y = self._block.ahead(z.reshape(z.shape[0], *self._block.out_shape))
         return y[positions(self.at, y)] / self.scale, v
 
-    def adjoint(self, f: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def adjoint(self, f: Tensor, v: Tensor, errors: Errors | None = None) -> tuple[Tensor, Tensor]:
         y = self._block.ahead(f.new_zeros(f.shape[0], *self._block.out_shape))
         y[positions(self.at, y)] = f / self.scale
-        return self.operator.adjoint(self._block.adjoint_ahead(y), v)
+        return self.operator.adjoint(self._block.adjoint_ahead(y), v, errors)
 
     @property
     def _block(self) -> Block:

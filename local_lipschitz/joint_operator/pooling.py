@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,6 +22,16 @@ class Level:
 
     a: Tensor
     b: Tensor
+
+    @cached_property
+    def terms(self) -> int:
+        """The largest number of terms summed in one element of `adjoint`."""
+        return 2 + int(torch.bincount(torch.cat([self.a, self.b])).max()) if len(self.a) else 2
+
+    def moved(self, x: Winners) -> Tensor:
+        """Sizes that rounding acts on where max(a, b) = a + c·(b − a) + ρ·w, |c|, ρ ≤ 1: (C, pairs)."""
+        reach = torch.maximum(x.up, x.down)
+        return 3.0 * reach[:, self.a] + 2.0 * reach[:, self.b]
 
     def difference(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(x[a], x[b] − x[a])."""
@@ -66,26 +77,19 @@ class Winners:
 
 
 def play(level: Level, x: Winners) -> tuple[Winners, Winners]:
-    """The differences x[b] − x[a] of one level, (C, pairs), and its winners.
-
-    A difference is said to go as far as it can in the direction that could change the winner.
-    """
+    """The differences x[b] − x[a] of one level, (C, pairs), and its winners."""
     a, b = level.a, level.b
     gap = x.y0[:, b] - x.y0[:, a]
-    h = torch.where(gap <= 0, x.up[:, b] + x.down[:, a], x.down[:, b] + x.up[:, a])
-    h = h.masked_fill((a == b)[None], 0.0)
+    alone = (a == b)[None]
+    moves = (x.up[:, a] + x.down[:, a] + x.up[:, b] + x.down[:, b] > 0) & ~alone
+    apart = torch.where(moves, x.off[:, a] + x.off[:, b], 0.0)
+    up, down = x.up[:, b] + x.down[:, a], x.down[:, b] + x.up[:, a]
+    differences = Winners(gap, apart, up.masked_fill(alone, 0.0), down.masked_fill(alone, 0.0))
     a_wins = gap <= 0
     first, second, gap = torch.where(a_wins, a, b), torch.where(a_wins, b, a), gap.abs()
-    moves = (x.up[:, a] + x.down[:, a] + x.up[:, b] + x.down[:, b] > 0) & (a != b)
-    apart = torch.where(moves, x.off[:, a] + x.off[:, b], 0.0)
     up = torch.maximum(x.up.gather(1, first), x.up.gather(1, second) - gap + apart)
     down = torch.minimum(x.down.gather(1, first) + apart, x.down.gather(1, second) + gap + apart)
-    # where rounding leaves open who wins, the winner may change in either direction
-    both = torch.maximum(x.up[:, b] + x.down[:, a], x.down[:, b] + x.up[:, a])
-    h = torch.where(moves & (gap <= apart), both, h)
-    off = torch.maximum(x.off[:, a], x.off[:, b])
-    differences = Winners(torch.where(a_wins, -gap, gap), apart, h, h)
-    return differences, Winners(x.y0.gather(1, first), off, up, down)
+    return differences, Winners(x.y0.gather(1, first), torch.maximum(x.off[:, a], x.off[:, b]), up, down)
 
 
 def pairs(levels: list[Level], played: list[Winners], alive: Tensor, eps: float) -> list[Reads]:
@@ -93,7 +97,7 @@ def pairs(levels: list[Level], played: list[Winners], alive: Tensor, eps: float)
     reads = []
     for i in range(len(levels) - 1, -1, -1):
         d = played[i]
-        reads.append(Reads(RELU, d.y0, d.off, d.up / eps, alive))
+        reads.append(Reads(RELU, d.y0, d.off, d.down / eps, d.up / eps, alive))
         if i > 0:
             s_lo, s_hi = reads[-1].slopes(eps)
             before = torch.zeros(alive.shape[0], len(levels[i - 1].a), dtype=torch.int32, device=alive.device)

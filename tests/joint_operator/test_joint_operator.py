@@ -43,8 +43,9 @@ def test_triangular_and_rows(seed, eps):
     operator, groups = linearised(net, x0, eps)
     K, n, m = matrices(operator), x0.numel(), operator.out_size
     assert bool((K[m:, n:].triu() == 0).all())
-    assert torch.allclose(K[m:, :n], groups.Q, atol=1e-12) and torch.allclose(K[m:, n:], groups.T, atol=1e-12)
-    N, P = rows(operator, torch.eye(m, dtype=torch.float64))
+    T = groups.T / groups.stretch
+    assert torch.allclose(K[m:, :n], groups.Q, atol=1e-12) and torch.allclose(K[m:, n:], T, atol=1e-12)
+    N, P, _ = rows(operator, torch.eye(m, dtype=torch.float64))
     assert torch.allclose(K[:m, :n], N, atol=1e-12) and torch.allclose(K[:m, n:], P, atol=1e-12)
 
 
@@ -132,7 +133,7 @@ def test_elements_are_rows():
             elements = Elements(part, kinks.index, torch.full((k,), 2.0, dtype=torch.float64))
             delta, w = elements.adjoint(torch.eye(k, dtype=torch.float64), torch.zeros(k, first, dtype=torch.float64))
             assert torch.allclose(2 * delta, groups.Q[first : first + k])
-            assert torch.allclose(2 * w, groups.T[first : first + k, :first])
+            assert torch.allclose(2 * w, (groups.T / groups.stretch)[first : first + k, :first])
             f, _ = elements.forward(delta, w)
             assert torch.allclose(f, delta @ delta.T + w @ w.T)
             first, checked = first + k, checked + 1
