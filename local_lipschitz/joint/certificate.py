@@ -21,7 +21,7 @@ from ..norms.spectral_norm import lanczos_norms
 from ..numerics import UNDERFLOW, of_computed
 
 ATTEMPTS = 4  # with a larger γ each time
-LEAST = 1e-250  # of γ and μ, so that no product of entries underflows to anything that matters
+LEAST = 1e-200  # of γ and μ, so that no product underflows or overflows to anything that matters
 VECTORS = 10  # Gaussian ones, for the norms of maps that only rounding is multiplied by
 FEW = 0.01  # of the failure probability of a certificate: for these
 
@@ -98,6 +98,7 @@ def certify(
     """
     exact = operator.to(torch.float64)
     mu, outputs = mu.double(), None if outputs is None else outputs.double()
+    gamma = gamma.double().clamp(min=LEAST)
     best = before = torch.full_like(gamma, torch.inf)
     for attempt in range(1, ATTEMPTS + 1):
         failure = random.share / ATTEMPTS
@@ -123,7 +124,7 @@ def scaled_operator(
 ) -> Operator:
     """H(γ, μ) of the whole output, or a batch of K with γ (K,) of each of the `outputs` (K, m); η: its rounding."""
     n, G = math.prod(operator.in_shape), len(mu)
-    scale, root = mu.sqrt(), gamma.to(mu.dtype).clamp(min=torch.finfo(mu.dtype).tiny).sqrt()[:, None]
+    scale, root = mu.sqrt(), gamma.sqrt()[:, None]
 
     def apply(x: Tensor) -> Tensor:
         f, v = operator.forward(x[:, :n], scale * x[:, n:])
@@ -144,7 +145,7 @@ def tail_norms(
     operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random
 ) -> TailNorms:
     """η of H(γ, μ), or the largest of those of the `outputs`: all of them together are a taller matrix."""
-    root = gamma.clamp(min=torch.finfo(mu.dtype).tiny).sqrt()
+    root = gamma.sqrt()
     y = random.normal(VECTORS, operator.out_size if outputs is None else len(gamma), mu)
     v = random.normal(VECTORS, len(mu), mu)
     tails = TailNorms()

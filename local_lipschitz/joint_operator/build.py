@@ -75,7 +75,8 @@ def build(
     for plan in blocks:
         off = product[plan.stage.nonlinear[0]].off[0]
         y0, (down, up) = _Builder(operator, plan, known, eps, groups).add_block(off)
-        gain = min(float(product[plan.name].gain), groups.layer_gain(operator))
+        reach = float(torch.maximum(down, up).norm()) * (1.0 + SLACK)
+        gain = min(reach, float(product[plan.name].gain), groups.layer_gain(operator) if reach > 0.0 else 0.0)
         known[plan.name] = Known(y0[None], down[None], up[None], gain)
         growth.append((plan.stage.name, gain))
     operator.last = last.to(operator.like.dtype)

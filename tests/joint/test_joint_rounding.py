@@ -55,7 +55,7 @@ def test_a_row_that_rounds_to_zero_is_not_dead(dtype, readers, path):
     for delta in (1.0, -1.0, 0.5):
         assert not exceeds(net.double(), x0[0].double(), torch.full((1,), delta).double(), float(bound))
     if dtype is torch.float32 and path == "dense":  # in float64 nothing of it is lost
-        assert float(bound) < 1.1
+        assert float(bound) < 1.5
 
 
 @pytest.mark.parametrize(
