@@ -67,22 +67,23 @@ def is_proven(gram: Tensor, bound: Tensor, terms: int) -> bool:
 
 
 class TailNorms:
-    """What rounding may add to ‖H‖, on the true differences of the network (docs/joint_bound.md, section 6).
+    """What rounding may add to ‖H_k‖, on the true differences of the network (docs/joint_bound.md, section 6).
 
-    Called like `RowErrors` on the way back of VECTORS Gaussian y: at each place of the network the error is at most
-    γ‖r‖·‖reach‖ for the r that a unit y becomes there, and ‖r‖ is at most the norm of the map from y to r.
+    Called like `RowErrors` on the way back of VECTORS Gaussian y for each of K matrices: at each place of the network
+    the error is at most γ⟨|r|, reach⟩ ≤ γ√n‖reach∘r‖ for the r that a unit y becomes there.
     """
 
-    def __init__(self) -> None:
-        self.sum, self.places = 0.0, 0
+    def __init__(self, count: int) -> None:
+        self.sum, self.places = torch.zeros(count, dtype=torch.float64), 0
 
     def add(self, r: Tensor, reach: Tensor, n: int) -> None:
-        longest = float(torch.linalg.vector_norm(r.flatten(1), dim=1, dtype=torch.float64).amax())
-        self.sum += SAFE * of_computed(n, r.dtype) * (longest + UNDERFLOW) * float(reach.norm().clamp(min=1.0))
+        lengths = torch.linalg.vector_norm((r * reach).flatten(1), dim=1, dtype=torch.float64).cpu()
+        longest = lengths.reshape(len(self.sum), VECTORS).amax(1)
+        self.sum += SAFE * of_computed(n, r.dtype) * (longest * math.sqrt(max(1, int((reach > 0).sum()))) + UNDERFLOW)
         self.places += 1
 
-    def eta(self, failure_probability: float) -> float:
-        """For a map M, ‖M y‖ ≥ θ‖M‖ for one of the y, except with probability (θ√(2/π))^VECTORS."""
+    def eta(self, failure_probability: float) -> Tensor:
+        """(K,): for a map M, ‖M y‖ ≥ θ‖M‖ for one of the y, except with probability (θ√(2/π))^VECTORS."""
         theta = math.sqrt(0.5 * math.pi) * (failure_probability / max(1, self.places)) ** (1.0 / VECTORS)
         return self.sum / theta
 
@@ -120,7 +121,7 @@ def certify(
 
 
 def scaled_operator(
-    operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, eta: float
+    operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, eta: Tensor
 ) -> Operator:
     """H(γ, μ) of the whole output, or a batch of K with γ (K,) of each of the `outputs` (K, m); η: its rounding."""
     n, G = math.prod(operator.in_shape), len(mu)
@@ -137,17 +138,16 @@ def scaled_operator(
         return torch.cat([delta, scale * w], 1)
 
     m = operator.out_size if outputs is None else 1
-    rounding = torch.full((1,), eta, dtype=torch.float64, device=mu.device)
-    return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, rounding)
+    return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, eta.to(mu.device))
 
 
 def tail_norms(
     operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random
 ) -> TailNorms:
-    """η of H(γ, μ), or the largest of those of the `outputs`: all of them together are a taller matrix."""
-    root = gamma.sqrt()
-    y = random.normal(VECTORS, operator.out_size if outputs is None else len(gamma), mu)
-    v = random.normal(VECTORS, len(mu), mu)
-    tails = TailNorms()
-    operator.adjoint(y / root if outputs is None else (y / root) @ outputs, v / mu.sqrt(), tails)
+    """η of H(γ, μ), or of that of each of the `outputs`."""
+    K, columns, root = len(gamma), operator.out_size if outputs is None else 1, gamma.sqrt()[:, None, None]
+    y = random.normal(K * VECTORS, columns, mu).reshape(K, VECTORS, columns) / root
+    f = y if outputs is None else y * outputs[:, None]
+    tails = TailNorms(K)
+    operator.adjoint(f.flatten(0, 1), random.normal(K * VECTORS, len(mu), mu) / mu.sqrt(), tails)
     return tails

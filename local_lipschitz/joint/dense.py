@@ -16,7 +16,7 @@ from torch import Tensor
 from ..joint_operator import Elements, JointOperator, Passes, RowErrors
 from ..layers.graph import Graph
 from .certificate import ATTEMPTS, Random, is_proven, shift
-from .descent import TINY, Point, log_norm, newton
+from .descent import Point, inverse_of, log_norm, mixing, newton
 from .krylov import BASIS, BLOCK, SMALL_OUTPUT, directions, top
 from .passes import ROUNDS, Infeasible, layer_gain
 
@@ -266,7 +266,7 @@ class Rows:
             value, weight = log_norm(S, p)
             E, Y = E @ basis, Y @ basis
         slope = (E.square() - Y.square()) @ weight
-        inverse = _inverse(L)
+        inverse = inverse_of(L)
         first = self.groups.first  # rows of T before it are zero
         half = inverse[:, first:] @ T[first:]
         full = T[first:].T @ half[first:]
@@ -279,33 +279,13 @@ class Rows:
             H = full * ((E * weight) @ E.T) - cross - cross.T + inverse * ((Y * weight) @ Y.T)
             H = 2.0 * H + tau * (inverse.square() - half.square() - half.T.square() + full.square())
             if p is not None:
-                for i, j, factor in _mixing(S, p):
+                for i, j, factor in mixing(S, p):
                     J = E[:, i] * E[:, j] - Y[:, i] * Y[:, j]
                     H.addr_(J, J, alpha=factor)
                 H.addr_(slope, slope, alpha=1.0 - p)
             return H * mu[:, None] * mu
 
         return Point(value - tau * float(barrier), mu * gradient + tau, hessian)
-
-
-def _inverse(L: Tensor) -> Tensor:
-    """(L Lᵀ)⁻¹, by matrix products: torch.cholesky_inverse is some fifteen times slower at a thousand groups."""
-    X = torch.linalg.solve_triangular(L, torch.eye(len(L), dtype=L.dtype, device=L.device), upper=False)
-    return X.T @ X
-
-
-def _mixing(S: Tensor, p: float) -> list[tuple[int, int, float]]:
-    """(i, j, factor) of the second derivative of log ‖S‖_p by which eigenvectors turn; negligible ones left out."""
-    ratio = (S / S[-1].clamp(min=torch.finfo(S.dtype).tiny)).clamp(min=0.0)
-    total = max(float(ratio.pow(p).sum() * S[-1].square()), TINY)
-    result = []
-    for i in range(len(S)):
-        for j in range(i + 1):
-            a, b = float(ratio[i]), float(ratio[j])
-            divided = (p - 1) * a ** (p - 2) if a - b < 1e-6 else (a ** (p - 1) - b ** (p - 1)) / (a - b)
-            if divided > 1e-3:
-                result.append((i, j, (1.0 if i == j else 2.0) * divided / total))
-    return result
 
 
 def _largest(S: Tensor, random: Random) -> float:

@@ -131,3 +131,23 @@ def log_norm(eigenvalues: Tensor, p: float) -> tuple[float, Tensor]:
     ratio = (eigenvalues / top).clamp(min=0.0)
     total = ratio.pow(p).sum()
     return float(top.log() + total.log() / p), ratio.pow(p - 1) / (total * top)
+
+
+def inverse_of(L: Tensor) -> Tensor:
+    """(L Lᵀ)⁻¹, by matrix products: torch.cholesky_inverse is some fifteen times slower at a thousand groups."""
+    X = torch.linalg.solve_triangular(L, torch.eye(len(L), dtype=L.dtype, device=L.device), upper=False)
+    return X.T @ X
+
+
+def mixing(S: Tensor, p: float) -> list[tuple[int, int, float]]:
+    """(i, j, factor) of the second derivative of log ‖S‖_p by which eigenvectors turn; negligible ones left out."""
+    ratio = (S / S[-1].clamp(min=torch.finfo(S.dtype).tiny)).clamp(min=0.0)
+    total = max(float(ratio.pow(p).sum() * S[-1].square()), TINY)
+    result = []
+    for i in range(len(S)):
+        for j in range(i + 1):
+            a, b = float(ratio[i]), float(ratio[j])
+            divided = (p - 1) * a ** (p - 2) if a - b < 1e-6 else (a ** (p - 1) - b ** (p - 1)) / (a - b)
+            if divided > 1e-3:
+                result.append((i, j, (1.0 if i == j else 2.0) * divided / total))
+    return result
