@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from exact import Beside, Residual
+from exact_operations import Fixed, dense_operations, image_operations, single
 from explicit import matrix_of
 from random_networks import random_convolutional, random_dense
 from torch import Tensor, nn
@@ -45,12 +46,14 @@ def draw(seed: int) -> Case:
         Parameters(rng, generator, spread, biases).fill(net, x0[:1], size)
     net = net.to(dtype).eval()
     net64 = copy.deepcopy(net).double()
-    kinds = "-".join(type(module).__name__ for module in net if isinstance(module, nn.Module))
+    kinds = "-".join(module.name if isinstance(module, Fixed) else type(module).__name__ for module in net)
     what = f"{kinds} {str(dtype)[6:]} B={batch} ε={size:.2g} weights 1e±{spread} biases {biases}"
     return Case(seed, net, net64, x0.to(dtype), eps, what)
 
 
 def _architecture(rng: random.Random) -> tuple[nn.Sequential, Tensor]:
+    if rng.random() < 0.25:
+        return rng.choice([dense_operations, dense_operations, image_operations])(rng)
     kind = rng.random()
     if kind < 0.3:
         return random_dense(rng)
@@ -77,8 +80,8 @@ def _activation(rng: random.Random, width: int) -> nn.Module:
     prelu = nn.PReLU(width)
     with torch.no_grad():
         prelu.weight.copy_(torch.tensor([rng.uniform(-2, 2) for _ in range(width)]))
-    leaky = nn.LeakyReLU(rng.choice([0.25, 0.01, 1.5, -0.5]))
-    return rng.choice([nn.ReLU(), leaky, prelu, nn.Hardtanh(-rng.random(), rng.random()), nn.ReLU6()])
+    leaky = nn.LeakyReLU(rng.choice([0.25, single(0.01), 1.5, -0.5]))
+    return rng.choice([nn.ReLU(), leaky, prelu, nn.Hardtanh(single(-rng.random()), single(rng.random())), nn.ReLU6()])
 
 
 def _pooled(rng: random.Random) -> tuple[nn.Sequential, Tensor]:
@@ -128,7 +131,7 @@ class Parameters:
             y, inner_reach = self.fill(module.inside, x, reach)
             self.low, self.high = min(low, self.low), max(high, self.high)
             return torch.cat([x, y], 1) if isinstance(module, Beside) else x + y, reach + inner_reach
-        if not isinstance(module, nn.Linear | nn.Conv2d):
+        if not isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
             return module(x), reach
         s = self.rng.uniform(-self.spread, self.spread)
         s = max(-LARGEST - self.low, min(LARGEST - self.high, s))

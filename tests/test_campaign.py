@@ -34,7 +34,8 @@ def test_cases_differ_as_promised():
     assert min(size for size in sizes if size > 0) < 1e-11 and max(sizes) > 1e11
     kinds = " ".join(case.what for case in cases)
     layers = ("Conv2d", "MaxPool2d", "Residual", "Beside", "LeakyReLU", "PReLU", "Hardtanh", "ReLU6")
-    assert all(word in kinds for word in (*layers, "dead", "kinks", "none"))
+    operations = ("MaxMin", "Largest", "ClampEach", "Softshrink", "Conv3d", "repeated", "centred", "mixed", "bilinear")
+    assert all(word in kinds for word in (*layers, *operations, "dead", "kinks", "none"))
     pools = [module for case in cases for module in case.net.modules() if isinstance(module, nn.MaxPool2d)]
     assert any(pool.ceil_mode for pool in pools) and any(pool.dilation == 2 for pool in pools)
 

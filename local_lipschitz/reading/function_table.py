@@ -144,7 +144,7 @@ FUNCTIONS: dict[str, Callable] = {
     "repeat_interleave": moving(torch.repeat_interleave),
 }  # fmt: skip
 
-NOT_SUPPORTED = "not supported; the README has a table of the layers that are"
+NOT_SUPPORTED = "not supported; docs/layers.md has a table of the layers that are"
 _STAIRS = "not supported, it rounds: the network becomes a staircase, which has no bound near a step; leave it out"
 _LAST = "where it is the last layer, leave it out: the bound is for the logits"
 _COMPARED = "not supported, the network would decide by the values of its input"

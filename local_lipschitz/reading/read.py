@@ -23,7 +23,7 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
     """The layers of `net` for inputs like x0 (B, *input shape).
 
     net: an nn.Sequential, a module with a list `layers` and no forward(), or any module whose forward() computes one
-    tensor from one by supported layers, torch functions, methods and operators (README: the table of layers).
+    tensor from one by supported layers, torch functions, methods and operators (docs/layers.md).
 
     What torch.compile, nn.DataParallel or nn.parallel.DistributedDataParallel wraps is read in place of the wrapper.
 

@@ -14,6 +14,7 @@ from explicit import matrix_of
 from torch import Tensor, nn
 
 Vector = list[Fraction]
+Affine = nn.Linear | nn.Conv2d | nn.Conv3d
 
 
 class Residual(nn.Module):
@@ -50,6 +51,8 @@ def evaluate(net: nn.Module, x: Vector, shape: tuple[int, ...]) -> tuple[Vector,
     if isinstance(net, Residual):
         inside, _ = evaluate(net.inside, x, shape)
         return [a + b for a, b in zip(x, inside, strict=True)], shape
+    if hasattr(net, "exact"):  # exact_operations.py
+        return net.exact(x, shape)
     if isinstance(net, nn.Flatten):
         return x, (len(x),)
     if isinstance(net, nn.ReLU):
@@ -65,12 +68,12 @@ def evaluate(net: nn.Module, x: Vector, shape: tuple[int, ...]) -> tuple[Vector,
         return [min(max(value, low), high) for value in x], shape
     if isinstance(net, nn.MaxPool2d):
         return _pool(net, x, shape)
-    if isinstance(net, nn.Linear | nn.Conv2d):
+    if isinstance(net, Affine):
         return _affine(net, x, shape)
     raise TypeError(f"{type(net).__name__} has no exact evaluation")
 
 
-def _affine(layer: nn.Linear | nn.Conv2d, x: Vector, shape: tuple[int, ...]) -> tuple[Vector, tuple[int, ...]]:
+def _affine(layer: Affine, x: Vector, shape: tuple[int, ...]) -> tuple[Vector, tuple[int, ...]]:
     with torch.no_grad():
         zero = layer(torch.zeros(1, *shape, dtype=torch.float64))
         b = torch.zeros_like(zero)
@@ -85,10 +88,11 @@ def _affine(layer: nn.Linear | nn.Conv2d, x: Vector, shape: tuple[int, ...]) -> 
     return y, tuple(zero.shape[1:])
 
 
-def _without_bias(layer: nn.Linear | nn.Conv2d, v: Tensor) -> Tensor:
+def _without_bias(layer: Affine, v: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return nn.functional.linear(v, layer.weight)
-    return nn.functional.conv2d(
+    convolve = nn.functional.conv2d if isinstance(layer, nn.Conv2d) else nn.functional.conv3d
+    return convolve(
         v, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups  # type: ignore[arg-type]
     )
 

@@ -17,7 +17,7 @@ REFUSED = [
     (nn.GroupNorm(1, 4), (4, 2), ["'2' (position 3, GroupNorm)", "divides by statistics of its input"]),
     (nn.InstanceNorm1d(4), (4, 2), ["'2' (position 3, InstanceNorm1d)", "track_running_stats=True"]),
     (nn.BatchNorm1d(4, track_running_stats=False), (4,), ["BatchNorm1d", "statistics of the batch", "eval mode"]),
-    (nn.FractionalMaxPool2d(2, 2), (4, 6, 6), ["'2' (position 3, FractionalMaxPool2d)", "README"]),
+    (nn.FractionalMaxPool2d(2, 2), (4, 6, 6), ["'2' (position 3, FractionalMaxPool2d)", "docs/layers.md"]),
     (nn.AdaptiveMaxPool1d(4), (4, 6), ["AdaptiveMaxPool1d", "unequal size"]),
     (nn.Hardshrink(), (4,), ["'2' (position 3, Hardshrink)", "not continuous", "Softshrink is supported"]),
     (nn.Threshold(0.1, 20), (4,), ["'2' (position 3, Threshold)", "jumps from 20 to 0.1 at 0.1"]),
