@@ -38,7 +38,7 @@ from other_methods.common.preactivation import gamma
 FORMS = ("exact", "greedy", "relaxed", "autolip")
 TOLERANCE = 1e-9  # relative: a corner that is better by less is not looked for, and the result is raised by as much
 MAX_CORNERS = 2_000_000
-FLIPS = 1e11  # operations that looking at every single flip once may take
+FLIPS = 1e9  # operations that looking at every single flip once may take
 
 
 @dataclass(frozen=True)
