@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from .inputs import check_count, check_eps, check_input
 from .layers.graph import Graph
+from .precision import no_tf32
 from .reading.read import read
 
 KEEP = 8  # of each batch of samples, re-evaluated in float64
 ROUNDING = 1e-11  # relative, of a quotient in float64
 
 
+@no_tf32()
 @torch.no_grad()
 def random_lower_bound(
     net: nn.Module, x0: Tensor, eps: float | Tensor, samples: int = 100_000, seed: int = 0, batch: int = 1000
@@ -45,6 +47,7 @@ def random_lower_bound(
     return torch.stack(best)
 
 
+@no_tf32()
 def gradient_lower_bound(
     net: nn.Module, x0: Tensor, eps: float | Tensor, starts: int = 32, steps: int = 40, seed: int = 0, batch: int = 32
 ) -> Tensor:
@@ -70,6 +73,7 @@ def gradient_lower_bound(
     return torch.stack(best)
 
 
+@torch.enable_grad()
 def _ascend(net: nn.Module, anchor: Tensor, spheres: Tensor, steps: int, generator: torch.Generator) -> Tensor:
     """The best δ (starts, *input shape) of each start on its sphere ‖δ‖ = spheres."""
     with torch.no_grad():

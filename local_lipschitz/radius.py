@@ -53,6 +53,7 @@ class Radius:
     failure_probability: Tensor
 
 
+@no_tf32()
 @torch.no_grad()
 def certified_radius(
     net: nn.Module, x0: Tensor, bound: Callable[..., Bound] = local_bound, margins: str = "pairwise", *,

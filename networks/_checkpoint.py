@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from script_tools.results import replacing
 
 SHOWN = 8  # problems or names in one message
+WRAPPERS = ("module", "_orig_mod")  # what nn.DataParallel and torch.compile put into names
+COUNT = "num_batches_tracked"  # of batch norm; it does not enter in eval mode
 
 
 @contextlib.contextmanager
@@ -44,6 +47,11 @@ def read(path: Path) -> Mapping:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bad zip: RuntimeError; not plain tensors: UnpicklingError; truncated: EOFError, …
         reason = str(error).strip().split("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = (
+                "it holds python objects, such as a whole model, and not only tensors; reading these could run any "
+                "code, so save model.state_dict() instead"
+            )
         raise ValueError(f"cannot read checkpoint {path}: {reason}") from error
     if not isinstance(state, Mapping):
         raise ValueError(f"cannot read checkpoint {path}: it holds a {type(state).__name__}, not a state dict")
@@ -55,10 +63,13 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | os
 
     ValueError, naming `source` and the entries, for missing or unexpected keys, wrong shapes, values that are
     not floating point tensors where they should be (batch norm counts in integers), and NaN or infinite weights.
-    `model` may be on the "meta" device.
+    Weights that stand one level down ({"state_dict": …, "epoch": …}), or whose names have one prefix more (those of
+    nn.DataParallel, torch.compile or a surrounding module), are taken where all names then fit, and counts of batches
+    that old files lack are zero. `model` may be on the "meta" device.
     """
     wanted = model.state_dict()
-    problems = []
+    state, hint = _fitting(state, wanted)
+    problems = [hint] if hint else []
     if missing := [key for key in wanted if key not in state]:
         problems.append(f"missing {_some(missing)}")
     if extra := [str(key) for key in state if key not in wanted]:
@@ -81,6 +92,44 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | os
         raise ValueError(f"checkpoint {source} does not fit this network: {_some(problems, '; ')}")
     model.load_state_dict({key: _as_float32(weight) for key, weight in state.items()}, strict=True, assign=True)
     return model.eval()
+
+
+def _fitting(state: Mapping, wanted: Mapping[str, Tensor]) -> tuple[Mapping, str]:
+    """The weights in `state` whose names are the wanted ones, or `state` itself and a word on what is in the way."""
+    levels = {"": state} | {str(key): value for key, value in state.items() if isinstance(value, Mapping) and value}
+    found = [(name, fit) for name, level in levels.items() if (fit := _renamed(level, wanted)) is not None]
+    if len(found) == 1:
+        return found[0][1], ""
+    if found:
+        return state, f"several sets of weights fit, {_some([repr(name) for name, _ in found])}: save one of them alone"
+    prefix = _common_prefix([str(key) for key in state])
+    if prefix and not any(key.startswith(prefix) for key in wanted):
+        return state, f"every name starts with {prefix!r}, and without it they do not fit either"
+    nested = [repr(name) for name in levels if name]
+    return state, f"the weights under {_some(nested)} do not fit either" if nested else ""
+
+
+def _renamed(level: Mapping, wanted: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The weights under the wanted names, which may lack a common prefix or the parts that wrappers add; or None."""
+    names = [str(key) for key in level]
+    prefix = _common_prefix(names)
+    cuts = [prefix[: i + 1] for i, letter in enumerate(prefix) if letter == "."]
+    counts = {key: torch.zeros_like(value, device="cpu") for key, value in wanted.items() if key.endswith(COUNT)}
+    for shorter in [[name[len(cut) :] for name in names] for cut in ("", *cuts)] + [list(map(_unwrapped, names))]:
+        renamed = dict(zip(shorter, level.values(), strict=True))
+        if len(renamed) == len(names) and (counts | renamed).keys() == wanted.keys():
+            return counts | renamed
+    return None
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    """What all names start with, down to a dot."""
+    letters = os.path.commonprefix(names)  # noqa: RUF071 - letter by letter
+    return letters[: letters.rfind(".") + 1]
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _as_float32(weight: Tensor) -> Tensor:

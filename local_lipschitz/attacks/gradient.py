@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..precision import no_tf32
 from .search import Attack, Search, per_input, pixel_distance
 from .with_foolbox import carlini_wagner, ddn
 
@@ -22,6 +23,7 @@ PAIR_ELEMENTS = 2**22  # input elements that gradient_ascent holds at a time
 RESTARTS = 12  # from random points, the last 100 ‖x0‖ away, where it finds nothing
 
 
+@no_tf32()
 def fgsm(net: nn.Module, x0: Tensor, label: Tensor | None = None) -> Attack:
     """One step along the sign of the gradient of the cross-entropy, as small as works (Goodfellow et al. 2015).
 
@@ -30,6 +32,7 @@ def fgsm(net: nn.Module, x0: Tensor, label: Tensor | None = None) -> Attack:
     return iterated_fgsm(net, x0, label, iterations=1)
 
 
+@no_tf32()
 def iterated_fgsm(net: nn.Module, x0: Tensor, label: Tensor | None = None, *, iterations: int = 10) -> Attack:
     """Up to `iterations` equal steps along the sign of the cross-entropy's gradient (Kurakin et al. 2017).
 
@@ -74,6 +77,7 @@ def iterated_fgsm(net: nn.Module, x0: Tensor, label: Tensor | None = None, *, it
     return search.result(valid_images=False)
 
 
+@no_tf32()
 def gradient_ascent(
     net: nn.Module, x0: Tensor, label: Tensor | None = None, *, steps: int = 60, seed: int = 0
 ) -> Attack:

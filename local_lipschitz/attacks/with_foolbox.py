@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..precision import no_tf32
 from .search import Attack, Search
 
 STEP, LARGE_STEP = 0.03, 0.1  # of Adam
 GAIN = 1e-3  # of the distance: a class that brings less ends the search
 
 
+@no_tf32()
 def carlini_wagner(
     net: nn.Module, x0: Tensor, box: tuple[Tensor, Tensor], label: Tensor | None = None, *,
     targets: int = 4, steps: int = 600, seed: int = 0,
@@ -51,6 +53,7 @@ def carlini_wagner(
     return search.result(valid_images=True)
 
 
+@no_tf32()
 def ddn(
     net: nn.Module, x0: Tensor, box: tuple[Tensor, Tensor], label: Tensor | None = None, *,
     steps: int = 1000, seed: int = 0,

@@ -10,12 +10,14 @@ from ..layers.graph import Call
 from ..layers.layer import Concat, Layer, Sum
 from ..layers.linear_maps import Diagonal, LinearMap
 from ..layers.max_pooling import MaxPool
+from ..precision import no_tf32
 from ..reading.read import read
 from .bound import global_bound
 
 HEADER = ("#", "layer", "type", "output", "bounded by", "factor")
 
 
+@no_tf32()
 def describe(net: nn.Module, x0: Tensor) -> str:
     """A table of the layers of `net` for inputs like x0 (B, *input shape): one row for every layer that is called.
 
