@@ -9,6 +9,7 @@ from .joint.bound import JointBound, joint_bound
 from .product.bound import Bound, global_bound, local_bound
 from .product.description import describe
 from .radius import Radius, certified_radius
+from .reading.onnx_file import read_onnx
 
 __all__ = [
     "Bound",
@@ -20,4 +21,5 @@ __all__ = [
     "global_bound",
     "joint_bound",
     "local_bound",
+    "read_onnx",
 ]
