@@ -25,18 +25,16 @@ def gemm(x, w, b=None, alpha=1.0, beta=1.0, transA=0, transB=0):
     return y if b is None else y + beta * b
 
 
-def conv(x, w, b=None, strides=None, pads=None, dilations=None, group=1, auto_pad="NOTSET", kernel_shape=None):
-    n = w.dim() - 2
+def conv(x, w, b=None, strides=None, pads=None, dilations=None, group=1, **more):
+    n, auto_pad = w.dim() - 2, more.get("auto_pad", "NOTSET")
     strides, dilations = strides or [1] * n, dilations or [1] * n
     x = padded(x, _pads(x, w.shape[2:], strides, dilations, pads, auto_pad))
     return CONVOLUTIONS[n](x, w, b, strides, 0, dilations, group)
 
 
-def conv_transpose(
-    x, w, b=None, strides=None, pads=None, dilations=None, group=1, output_padding=None, kernel_shape=None,
-    auto_pad="NOTSET",
-):  # fmt: skip
-    n = w.dim() - 2
+def conv_transpose(x, w, b=None, strides=None, pads=None, dilations=None, **more):
+    n, auto_pad = w.dim() - 2, more.get("auto_pad", "NOTSET")
+    output_padding, group = more.get("output_padding"), more.get("group", 1)
     pads = pads or [0] * (2 * n)
     if auto_pad not in ("NOTSET", "VALID") or pads[:n] != pads[n:]:
         raise NotImplementedError("ConvTranspose with unequal pads")
@@ -78,10 +76,9 @@ def pad(x, pads=None, constant=None, axes=None, mode="constant", value=0.0):
     return padded(x, full, mode, float(constant) if constant is not None else value) if any(full) else x
 
 
-def pool(
-    x, kernel_shape, strides=None, pads=None, dilations=None, ceil_mode=0, auto_pad="NOTSET", storage_order=0,
-    count_include_pad=0, average=False,
-):  # fmt: skip
+def pool(x, kernel_shape, strides=None, pads=None, dilations=None, average=False, **more):
+    auto_pad, ceil_mode = more.get("auto_pad", "NOTSET"), more.get("ceil_mode", 0)
+    count_include_pad = more.get("count_include_pad", 0)
     n = len(kernel_shape)
     strides, dilations = strides or [1] * n, dilations or [1] * n
     pads = _pads(x, kernel_shape, strides, dilations, pads, auto_pad)
@@ -96,7 +93,7 @@ def pool(
     return averaging(x, kernel_shape, strides, pads[:n], bool(ceil_mode), bool(count_include_pad))
 
 
-def batch_normalization(x, scale, b, mean, var, epsilon=1e-5, momentum=0.9, training_mode=0, spatial=1):
+def batch_normalization(x, scale, b, mean, var, epsilon=1e-5, **unused):
     return F.batch_norm(x, mean, var, scale, b, False, 0.0, epsilon)
 
 
