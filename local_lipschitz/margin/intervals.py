@@ -1,0 +1,176 @@
+"""Between which ends every element lies on the ball, stage by stage, and so which kinks may bend.
+
+Each end is the better of: intervals through the layers; the product bound's reach; and, for what these leave open, the
+rows of the kinks themselves, by lines and by the margin certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..joint_operator.operator import Plan, plans, tournament
+from ..layers.activations import RELU, PiecewiseLinear
+from ..layers.graph import INPUT, Graph, Stage
+from ..product.propagation import Source, times
+from .bends import Bends, Bent, gamma, may_bend
+from .kinks import Interval, KinkRows, Rows
+
+Refine = Callable[[KinkRows, Rows, Interval], Interval]  # better ends of some rows
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What is known of a layer: its nominal value and where it lies on the ball, all (1, *shape) float64.
+
+    size: at least what its value, and the sums from which it is computed, have in size.
+    """
+
+    y0: Tensor
+    low: Tensor
+    high: Tensor
+    size: Tensor
+
+
+@dataclass(frozen=True)
+class Local:
+    """A network on one ball: its kinks that may bend, and the functions that were asked for. uncertain: {name: kinks}."""
+
+    kinks: KinkRows
+    functions: Rows
+    uncertain: dict[str, int]
+
+
+class TooManyKinks(Exception):
+    """More kinks than dense algebra takes."""
+
+
+@torch.no_grad()
+def local_network(
+    graph: Graph, x0: Tensor, eps: float, C: Tensor, product: Mapping[str, Source], refine: Refine, limit: int
+) -> Local:
+    """The network on the ball around x0 (1, *shape), and its functions C (K, m), rows of outputs.
+
+    product: what the product bound knows of each layer there. More than `limit` kinks raise TooManyKinks.
+    """
+    x0 = x0.double()
+    blocks, last = plans(graph)
+    bent, kinks = Bent(graph.in_shape, [], [], x0), KinkRows.none(x0, eps)
+    known = {INPUT: Ends(x0, x0 - eps, x0 + eps, x0.abs() + eps)}
+    uncertain = {}
+    for plan in blocks:
+        before = len(kinks)
+        known[plan.name] = _Block(bent, kinks, plan, refine, limit)(_stage_ends(plan.stage, known, eps, product))
+        uncertain[plan.stage.name] = len(kinks) - before
+    y = _stage_ends(last, known, eps, product)
+    a, b, error = bent.functions(last, y.size[0], C)
+    off = 2.0 * gamma(C.shape[1] + 2) * (C.abs() @ y.size.flatten())
+    return Local(kinks, Rows(C @ y.y0.flatten(), a, b, error + off), uncertain)
+
+
+def _stage_ends(stage: Stage, known: Mapping[str, Ends], eps: float, product: Mapping[str, Source]) -> Ends:
+    """The output of a stage: intervals through its layers, and y0 ± ε Σ_s ‖a_i,s D_s‖·gain_s."""
+    read = {name: known[name] for name in stage.sources}
+    y0 = stage.affine({name: ends.y0 for name, ends in read.items()})
+    size = stage.affine({name: ends.size for name, ends in read.items()}, Tensor.abs_).clamp(min=0.0)
+    middle = stage.affine({name: 0.5 * (ends.low + ends.high) for name, ends in read.items()})
+    half = stage.apply({name: 0.5 * (ends.high - ends.low) for name, ends in read.items()}, Tensor.abs_).clamp(min=0.0)
+    reach = torch.zeros_like(y0)
+    for name in stage.sources:
+        source = product[name]
+        gain = source.gain.double().reshape(-1)[0].expand_as(y0)
+        reach = reach + times(stage.row_norms(name, source.live.double()), gain)
+    off = 4.0 * gamma((stage.terms + 4) * max(1, len(stage.layers)) + 16) * size
+    low = torch.maximum(middle - half, y0 - eps * reach) - off
+    high = torch.minimum(middle + half, y0 + eps * reach) + off
+    return Ends(y0, low, high, size)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One more block of the network, whose stage has been bounded."""
+
+    bent: Bent
+    kinks: KinkRows
+    plan: Plan
+    refine: Refine
+    limit: int
+
+    def __call__(self, y: Ends) -> Ends:
+        plan = self.plan
+        self.bent.add(plan, tournament(plan.pool, y.y0.device) if plan.pool else [], y.size[0])
+        if plan.pool:
+            y = self._pooled(y)
+        return self._activated(plan.activation, y) if plan.activation else y
+
+    def _activated(self, op: PiecewiseLinear, y: Ends) -> Ends:
+        if not isinstance(op, PiecewiseLinear):
+            raise TooManyKinks(f"{self.plan.name} is not piecewise linear")
+        y, bends = self._settled(op, y, torch.ones_like(y.y0, dtype=torch.bool))
+        ends = torch.stack([op.apply(y.low), op.apply(y.high)])
+        inside = [op.apply(y.low.maximum(y.high.minimum(op.cast(k, y.y0)))) for k in op.knots]
+        low, high = torch.stack([*ends, *inside]).aminmax(dim=0)
+        widest = torch.maximum(y.low.abs(), y.high.abs())
+        size = torch.maximum(low.abs(), high.abs()) + bends.c.abs() * widest
+        added = torch.zeros_like(size).flatten()
+        added.index_add_(0, bends.index, bends.rho.abs() * (widest.flatten()[bends.index] + bends.knot.abs()))
+        return Ends(op.apply(y.y0), low, high, size + added.reshape(size.shape))
+
+    def _pooled(self, y: Ends) -> Ends:
+        """The levels of a tournament, each a layer of kinks of b − a."""
+        pool, x = self.plan.pool, Ends(*(v.flatten(2) for v in (y.y0, y.low, y.high, y.size)))
+        assert pool is not None
+        needed = torch.ones(x.y0.shape[:2] + (pool.windows.shape[0],), dtype=torch.bool, device=x.y0.device)
+        if self.plan.activation is not None:  # a window that never leaves the flat part at the left does not matter
+            high = pool.apply(y.high).flatten(2)
+            op = self.plan.activation
+            needed = ~((op.cast(op.slopes[0], high) == 0).expand_as(high) & (high <= op.cast(op.knots[0], high)))
+        for level in self.bent.blocks[-1].levels:
+            a, b = level.a, level.b
+            d = Ends(
+                x.y0[..., b] - x.y0[..., a], x.low[..., b] - x.high[..., a], x.high[..., b] - x.low[..., a],
+                x.size[..., a] + x.size[..., b],
+            )  # fmt: skip
+            d = replace(d, low=d.low - UP * d.size, high=d.high + UP * d.size)
+            # pairs lie window by window
+            wanted = needed.repeat_interleave(len(a) // needed.shape[2], 2) & (a != b)
+            d, _ = self._settled(RELU, d, wanted)
+            up, down = torch.minimum(x.high[..., a] + d.high.clamp(min=0.0), torch.maximum(x.high[..., a], x.high[..., b])), torch.maximum(x.low[..., a], x.low[..., b])
+            size = 2.0 * (x.size[..., a] + x.size[..., b])
+            x = Ends(torch.maximum(x.y0[..., a], x.y0[..., b]), down, up + UP * size, size)
+        return Ends(*(v.reshape(1, *pool.out_shape) for v in (x.y0, x.low, x.high, x.size)))
+
+    def _settled(self, op: PiecewiseLinear, y: Ends, needed: Tensor) -> tuple[Ends, Bends]:
+        """The next layer of kinks of the block: y with better ends where they were open, and what may still bend."""
+        block = self.bent.blocks[-1]
+        bends = may_bend(op, y.low[0], y.high[0], needed[0])
+        if len(bends.index):
+            if len(bends.index) + len(self.kinks) > 4 * self.limit:
+                raise TooManyKinks(f"{len(bends.index) + len(self.kinks)} kinks may bend")
+            at = bends.index
+            y0 = y.y0.flatten()[at] - bends.knot
+            Q, T, error = self.bent.candidates(bends)
+            rows = Rows(y0, Q, T, error + 2.0 * UP * (y.size.flatten()[at] + bends.knot.abs()))
+            low, high = self.refine(self.kinks, rows, (y.low.flatten()[at] - bends.knot, y.high.flatten()[at] - bends.knot))
+            y = replace(
+                y,
+                low=y.low.flatten().scatter_reduce(0, at, low + bends.knot, "amax").reshape(y.low.shape),
+                high=y.high.flatten().scatter_reduce(0, at, high + bends.knot, "amin").reshape(y.high.shape),
+            )
+            bends = may_bend(op, y.low[0], y.high[0], needed[0])
+            kept = _places(bends, at)
+            self.kinks.add(rows.pick(kept), (low[kept], high[kept]))
+            if len(self.kinks) > self.limit:
+                raise TooManyKinks(f"{len(self.kinks)} kinks may bend")
+        block.kinks.append(bends)  # type: ignore[arg-type]
+        return y, bends
+
+
+UP = 1e-14  # outward, for a difference or a sum of two numbers that have been rounded
+
+
+def _places(bends: Bends, at: Tensor) -> Tensor:
+    return at
