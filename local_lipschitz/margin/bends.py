@@ -13,30 +13,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..joint_operator.operator import Block, Level, Plan
+from ..joint_operator import Block, Plan
+from ..joint_operator.pooling import Level
 from ..layers.activations import PiecewiseLinear
-from ..layers.graph import INPUT, Stage
+from ..layers.layer import INPUT
+from ..layers.stage import Stage
+from ..numerics import UNDERFLOW, gamma_n
 
-UNIT = 2.0**-53  # unit roundoff of float64
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
-
-
-def gamma(terms: float) -> float:
-    """γ_n = n u/(1 − n u): a sum of n products in float64 is off by at most γ_n of the sum of their sizes."""
-    return terms * UNIT / (1.0 - terms * UNIT)
 
 
 @dataclass(frozen=True)
 class Bends:
     """One layer of kinks: Δz = c·Δy elementwise, and ρ·Δp added at the elements `index`, which may repeat.
 
-    c: (*shape). index: (k,) flat positions. rho, knot: (k,).
+    c: (*shape). index: (k,) flat positions. rho, knot: (k,). number: (k,) of the knot, in ascending order.
     """
 
     c: Tensor
     index: Tensor
     rho: Tensor
     knot: Tensor
+    number: Tensor
+
+    def among(self, more: Bends) -> Tensor:
+        """(k,) the places of these kinks among those of `more`, which has them all."""
+        size = self.c.numel()
+        return torch.searchsorted(more.number * size + more.index, self.number * size + self.index)
 
     def forward(self, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """(z, v) for y (b, *shape), w (b, k): c·y with ρ·w added, and what the kinks read."""
@@ -56,13 +59,15 @@ def may_bend(op: PiecewiseLinear, low: Tensor, high: Tensor, needed: Tensor) -> 
     c = slopes[0]
     for knot, slope in zip(knots, slopes[1:], strict=True):
         c = torch.where(low >= knot, slope, c)
-    index, rho, at = [], [], []
-    for knot, before, after in zip(knots, slopes, slopes[1:], strict=False):
+    index, rho, at, number = [], [], [], []
+    for i, (knot, before, after) in enumerate(zip(knots, slopes, slopes[1:], strict=False)):
         here = ((low < knot) & (knot < high) & (before != after) & needed).flatten().nonzero()[:, 0]
         index.append(here)
         rho.append((after - before).flatten()[here])
         at.append(knot.flatten()[here])
-    return Bends(torch.where(needed, c, 0.0), torch.cat(index), torch.cat(rho), torch.cat(at))
+        number.append(torch.full_like(here, i))
+    c = torch.where(needed, c, 0.0)
+    return Bends(c, torch.cat(index), torch.cat(rho), torch.cat(at), torch.cat(number))
 
 
 @dataclass
@@ -110,7 +115,7 @@ class Bent:
 
         def seed(first: int, count: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
             f = C[first : first + count].reshape(count, *last.out_shape)
-            error = _factor(last) * (f.abs() * size).flatten(1).sum(1)
+            error = rounding_factor(last) * ((f.abs() * size).flatten(1).sum(1) + UNDERFLOW)
             return last.to(torch.float64).adjoint(f), self.like.new_zeros(count, self.count), error
 
         return self._rows(seed, len(C))
@@ -130,7 +135,8 @@ class Bent:
         A rounding error at a stage acts on true values, whose size is known, so that errors do not grow with the depth:
         Σ_k γ_k⟨|r_k|, size_k⟩ for the functional r_k at the output of stage k.
         """
-        ws, used = [], v.shape[1]
+        ws: list[Tensor] = []
+        used = v.shape[1]
         for block, size in zip(reversed(self.blocks), reversed(self.sizes), strict=True):
             z = bars.pop(block.plan.name, None)
             if z is None:
@@ -138,14 +144,14 @@ class Bent:
             y, w = block.adjoint(z, v[:, used - block.count : used])
             used -= block.count
             ws = w + ws
-            error = error + _factor(block.stage, len(block.levels)) * (y.abs() * size).flatten(1).sum(1)
+            error = error + rounding_factor(block.stage, len(block.levels)) * ((y.abs() * size).flatten(1).sum(1) + UNDERFLOW)
             for name, x in block.stage.adjoint(y).items():
                 bars[name] = bars[name] + x if name in bars else x
         delta = bars.get(INPUT, v.new_zeros(len(v), *self.in_shape))
         return delta.flatten(1), torch.cat(ws, 1) if ws else v, error
 
 
-def _factor(stage: Stage, levels: int = 0) -> float:
+def rounding_factor(stage: Stage, levels: int = 0) -> float:
     """γ for the sums of a stage, of its adjoint and of the nominal value, and for the units that follow it."""
     summing = max(1, len(stage.layers))
-    return 4.0 * gamma((stage.terms + 4) * summing + 16 + 8 * levels)
+    return 4.0 * gamma_n((stage.terms + 4) * summing + 16 + 8 * levels)

@@ -12,12 +12,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..joint_operator.operator import Plan, plans, tournament
-from ..layers.activations import RELU, PiecewiseLinear
-from ..layers.graph import INPUT, Graph, Stage
+from ..joint_operator import Plan, plans
+from ..joint_operator.pooling import tournament
+from ..layers.activations import RELU, Activation, PiecewiseLinear
+from ..layers.graph import Graph
+from ..layers.layer import INPUT
+from ..layers.stage import Stage
+from ..numerics import UNDERFLOW, gamma_n
 from ..product.propagation import Source, times
-from .bends import Bends, Bent, gamma, may_bend
+from .bends import Bends, Bent, may_bend, rounding_factor
 from .kinks import Interval, KinkRows, Rows
+
+UP = 1e-15  # outward, for a sum of two numbers
 
 Refine = Callable[[KinkRows, Rows, Interval], Interval]  # better ends of some rows
 
@@ -37,15 +43,15 @@ class Ends:
 
 @dataclass(frozen=True)
 class Local:
-    """A network on one ball: its kinks that may bend, and the functions that were asked for. uncertain: {name: kinks}."""
+    """A network on one ball: its kinks that may bend, the functions asked for; uncertain: {name: kinks}."""
 
     kinks: KinkRows
     functions: Rows
     uncertain: dict[str, int]
 
 
-class TooManyKinks(Exception):
-    """More kinks than dense algebra takes."""
+class NotDense(Exception):
+    """The margin relaxation cannot be formed: more kinks than dense algebra takes, or other units than kinks."""
 
 
 @torch.no_grad()
@@ -54,7 +60,7 @@ def local_network(
 ) -> Local:
     """The network on the ball around x0 (1, *shape), and its functions C (K, m), rows of outputs.
 
-    product: what the product bound knows of each layer there. More than `limit` kinks raise TooManyKinks.
+    product: what the product bound knows of each layer there. More than `limit` kinks raise NotDense.
     """
     x0 = x0.double()
     blocks, last = plans(graph)
@@ -67,7 +73,7 @@ def local_network(
         uncertain[plan.stage.name] = len(kinks) - before
     y = _stage_ends(last, known, eps, product)
     a, b, error = bent.functions(last, y.size[0], C)
-    off = 2.0 * gamma(C.shape[1] + 2) * (C.abs() @ y.size.flatten())
+    off = 2.0 * gamma_n(C.shape[1] + 2) * (C.abs() @ y.size.flatten())
     return Local(kinks, Rows(C @ y.y0.flatten(), a, b, error + off), uncertain)
 
 
@@ -83,7 +89,7 @@ def _stage_ends(stage: Stage, known: Mapping[str, Ends], eps: float, product: Ma
         source = product[name]
         gain = source.gain.double().reshape(-1)[0].expand_as(y0)
         reach = reach + times(stage.row_norms(name, source.live.double()), gain)
-    off = 4.0 * gamma((stage.terms + 4) * max(1, len(stage.layers)) + 16) * size
+    off = rounding_factor(stage) * (size + UNDERFLOW)
     low = torch.maximum(middle - half, y0 - eps * reach) - off
     high = torch.minimum(middle + half, y0 + eps * reach) + off
     return Ends(y0, low, high, size)
@@ -106,9 +112,8 @@ class _Block:
             y = self._pooled(y)
         return self._activated(plan.activation, y) if plan.activation else y
 
-    def _activated(self, op: PiecewiseLinear, y: Ends) -> Ends:
-        if not isinstance(op, PiecewiseLinear):
-            raise TooManyKinks(f"{self.plan.name} is not piecewise linear")
+    def _activated(self, op: Activation, y: Ends) -> Ends:
+        op = self._piecewise(op)
         y, bends = self._settled(op, y, torch.ones_like(y.y0, dtype=torch.bool))
         ends = torch.stack([op.apply(y.low), op.apply(y.high)])
         inside = [op.apply(y.low.maximum(y.high.minimum(op.cast(k, y.y0)))) for k in op.knots]
@@ -125,8 +130,7 @@ class _Block:
         assert pool is not None
         needed = torch.ones(x.y0.shape[:2] + (pool.windows.shape[0],), dtype=torch.bool, device=x.y0.device)
         if self.plan.activation is not None:  # a window that never leaves the flat part at the left does not matter
-            high = pool.apply(y.high).flatten(2)
-            op = self.plan.activation
+            high, op = pool.apply(y.high).flatten(2), self._piecewise(self.plan.activation)
             needed = ~((op.cast(op.slopes[0], high) == 0).expand_as(high) & (high <= op.cast(op.knots[0], high)))
         for level in self.bent.blocks[-1].levels:
             a, b = level.a, level.b
@@ -138,9 +142,10 @@ class _Block:
             # pairs lie window by window
             wanted = needed.repeat_interleave(len(a) // needed.shape[2], 2) & (a != b)
             d, _ = self._settled(RELU, d, wanted)
-            up, down = torch.minimum(x.high[..., a] + d.high.clamp(min=0.0), torch.maximum(x.high[..., a], x.high[..., b])), torch.maximum(x.low[..., a], x.low[..., b])
-            size = 2.0 * (x.size[..., a] + x.size[..., b])
-            x = Ends(torch.maximum(x.y0[..., a], x.y0[..., b]), down, up + UP * size, size)
+            high, size = torch.maximum(x.high[..., a], x.high[..., b]), 2.0 * (x.size[..., a] + x.size[..., b])
+            high = torch.minimum(high, x.high[..., a] + d.high.clamp(min=0.0) + UP * size)
+            low = torch.maximum(x.low[..., a], x.low[..., b])
+            x = Ends(torch.maximum(x.y0[..., a], x.y0[..., b]), low, high, size)
         return Ends(*(v.reshape(1, *pool.out_shape) for v in (x.y0, x.low, x.high, x.size)))
 
     def _settled(self, op: PiecewiseLinear, y: Ends, needed: Tensor) -> tuple[Ends, Bends]:
@@ -148,29 +153,32 @@ class _Block:
         block = self.bent.blocks[-1]
         bends = may_bend(op, y.low[0], y.high[0], needed[0])
         if len(bends.index):
-            if len(bends.index) + len(self.kinks) > 4 * self.limit:
-                raise TooManyKinks(f"{len(bends.index) + len(self.kinks)} kinks may bend")
-            at = bends.index
-            y0 = y.y0.flatten()[at] - bends.knot
-            Q, T, error = self.bent.candidates(bends)
-            rows = Rows(y0, Q, T, error + 2.0 * UP * (y.size.flatten()[at] + bends.knot.abs()))
-            low, high = self.refine(self.kinks, rows, (y.low.flatten()[at] - bends.knot, y.high.flatten()[at] - bends.knot))
+            self._check(len(bends.index) + len(self.kinks), 4 * self.limit)
+            at, knot, candidates = bends.index, bends.knot, bends
+            off = 4.0 * UP * (y.size.flatten()[at] + knot.abs())
+            rows = Rows(y.y0.flatten()[at] - knot, *self.bent.candidates(bends))
+            rows = replace(rows, error=rows.error + off)
+            ends = y.low.flatten()[at] - knot - off, y.high.flatten()[at] - knot + off
+            low, high = self.refine(self.kinks, rows, ends)
             y = replace(
                 y,
-                low=y.low.flatten().scatter_reduce(0, at, low + bends.knot, "amax").reshape(y.low.shape),
-                high=y.high.flatten().scatter_reduce(0, at, high + bends.knot, "amin").reshape(y.high.shape),
+                low=y.low.flatten().scatter_reduce(0, at, low + knot - off, "amax").reshape(y.low.shape),
+                high=y.high.flatten().scatter_reduce(0, at, high + knot + off, "amin").reshape(y.high.shape),
             )
             bends = may_bend(op, y.low[0], y.high[0], needed[0])
-            kept = _places(bends, at)
+            kept = bends.among(candidates)
             self.kinks.add(rows.pick(kept), (low[kept], high[kept]))
-            if len(self.kinks) > self.limit:
-                raise TooManyKinks(f"{len(self.kinks)} kinks may bend")
+            self._check(len(self.kinks), self.limit)
         block.kinks.append(bends)  # type: ignore[arg-type]
         return y, bends
 
 
-UP = 1e-14  # outward, for a difference or a sum of two numbers that have been rounded
+    def _piecewise(self, op: Activation) -> PiecewiseLinear:
+        if not isinstance(op, PiecewiseLinear):
+            raise NotDense(f"{self.plan.name} is not piecewise linear")
+        return op
 
-
-def _places(bends: Bends, at: Tensor) -> Tensor:
-    return at
+    @staticmethod
+    def _check(count: int, limit: int) -> None:
+        if count > limit:
+            raise NotDense(f"{count} kinks may bend, {limit} are what dense algebra takes")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+THIN, TINY = 1e-7, 1e-250  # the smallest end of a kink, relative to its other end, and at all
+
 Interval = tuple[Tensor, Tensor]
 
 
@@ -60,16 +62,18 @@ class KinkRows:
         G, k = len(self), len(rows.y0)
         if k == 0:
             return
+        low, high = ends  # an end much nearer to 0 than the other would ruin the scaling
+        low, high = torch.minimum(low, -THIN * high).clamp(max=-TINY), torch.maximum(high, -THIN * low).clamp(min=TINY)
         T = self.T.new_zeros(G + k, G + k)
         T[:G, :G], T[G:, :G] = self.T, rows.T
         self.T, self.Q, self.y0 = T, torch.cat([self.Q, rows.Q]), torch.cat([self.y0, rows.y0])
         self.error = torch.cat([self.error, rows.error])
-        self.lower, self.upper = torch.cat([self.lower, ends[0]]), torch.cat([self.upper, ends[1]])
+        self.lower, self.upper = torch.cat([self.lower, low]), torch.cat([self.upper, high])
         self.starts.append(G)
 
     def layers(self) -> list[tuple[int, int]]:
         """(first, end) of the layers of kinks."""
-        return list(zip(self.starts, [*self.starts[1:], len(self)], strict=True))
+        return list(zip(self.starts, [*self.starts, len(self)][1:], strict=True))
 
     def lines(self, rows: Rows) -> Tensor:
         """Lower bounds of the rows, (k,): each kink replaced by a line above or below it, layer by layer from the last.

@@ -1,7 +1,7 @@
 """The margin relaxation: what is true of every point of the ball, as quadratic inequalities in ξ = (1, δ, p).
 
-A kink that may bend reads y in [−ℓ, u] and is y = p − n with p = max(y, 0), n = max(−y, 0). With δ in units of ε, p of u
-and n of ℓ, everything below is at most 1, and on the ball
+A kink that may bend reads y in [−ℓ, u] and is y = p − n with p = max(y, 0), n = max(−y, 0). With δ in units of ε, p of
+u and n of ℓ, everything below is at most 1, and on the ball
 
     ‖δ‖² ≤ 1,   p·n = 0,   p² ≤ p,   n² ≤ n   for each kink,   w² ≤ w   for every other w known to lie in [0, 1].
 

@@ -1,0 +1,65 @@
+"""Kinks and functions in the scaled variables of the relaxation, and what rounding may take from a bound there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..numerics import UNDERFLOW, gamma_n
+from .kinks import KinkRows, Rows
+from .relaxation import Relaxation
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The relaxation of one ball (a batch of one), and functions on it.
+
+    functions: (K, N), c·ξ. On the ball each row is off by at most row_error (R,), each function by function_error (K,),
+    and ‖δ‖² ≤ 1 + excess. starts: the first kink of each layer of kinks.
+    """
+
+    relaxation: Relaxation
+    functions: Tensor
+    row_error: Tensor
+    function_error: Tensor
+    excess: float
+    starts: list[int]
+
+    def only(self, k: int) -> Ball:
+        """With function k alone."""
+        one = slice(k, k + 1)
+        return replace(self, functions=self.functions[one], function_error=self.function_error[one])
+
+
+def scaled(kinks: KinkRows, functions: Rows) -> Ball:
+    """δ in units of ε and in a basis of what the rows see, p in units of u, n in units of ℓ."""
+    G, eps, ell, u, p0 = len(kinks), kinks.eps, -kinks.lower, kinks.upper, kinks.p0
+    Q, T = eps * torch.cat([kinks.Q, functions.Q]), torch.cat([kinks.T, functions.T])
+    y0, error = torch.cat([kinks.y0, functions.y0]), torch.cat([kinks.error, functions.error])
+    seen, lost, excess = _in_basis(Q)
+    xi = torch.cat([(y0 - T @ p0)[:, None], seen, T * u], 1)
+    size = y0.abs() + T.abs() @ (p0 + u) + torch.linalg.vector_norm(Q, dim=1)
+    error = error + lost + 2.0 * gamma_n(G + 8) * (size + UNDERFLOW)
+    n = -xi[:G]
+    n[:, 1 + seen.shape[1] :].diagonal().add_(u)
+    n = n / ell[:, None]
+    row_error = error[:G] / ell * (1.0 + 1e-12) + 8.0 * gamma_n(4) * (n.abs().sum(1) + 1.0)
+    bends = torch.ones(1, G, dtype=torch.bool, device=y0.device)
+    return Ball(Relaxation(n[None], seen.shape[1], bends), xi[G:], row_error, error[G:], excess, kinks.starts)
+
+
+def _in_basis(Q: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The rows in an orthonormal basis of their span where that is smaller; what is lost of each, ‖BᵀB‖ − 1."""
+    count, n = Q.shape
+    if count >= n:
+        return Q, torch.zeros_like(Q[:, 0]), 0.0
+    B = torch.linalg.qr(Q.mT)[0]  # (n, count)
+    seen = Q @ B
+    norms = torch.linalg.vector_norm(Q, dim=1)
+    lost = torch.linalg.vector_norm(Q - seen @ B.mT, dim=1) + 4.0 * gamma_n(n + count + 8) * (count**0.5 * norms)
+    gram = B.mT @ B
+    gram.diagonal().sub_(1.0)
+    excess = float(torch.linalg.matrix_norm(gram)) + 2.0 * gamma_n(n + 2) * count
+    return seen, lost + UNDERFLOW, excess

@@ -1,0 +1,154 @@
+"""The margin bound: certified lower bounds of scalar functions of the output on a whole ball (docs/margin.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..inputs import check_eps, check_input, check_outputs
+from ..layers.graph import Graph
+from ..layers.linear_maps import size
+from ..precision import no_tf32
+from ..product.bound import finish
+from ..product.propagation import EPS_MIN, Propagated, Source, propagate
+from ..product.stage_norms import StageNorms
+from ..reading.read import read
+from .ball import scaled
+from .intervals import Interval, KinkRows, Local, NotDense, Rows, local_network
+from .solve import proven, solve_all
+
+ROWS = 6000  # kinks whose rows are formed
+DENSE = 1500  # kinks that the interior-point method takes
+
+
+@dataclass(frozen=True)
+class MarginBound:
+    """Lower bounds on the ball of each of the `outputs` functions, for each input of the batch; lists of length B.
+
+    lower: (B, K) float64, outputs_k·f(x) ≥ lower for every x of the ball. nominal: (B, K), their values at x0. fall:
+    (B, K), (nominal − lower)/eps, never negative: at which rate they may fall. before_refinement: (B, K), lower with
+    the multipliers of the start. uncertain: {stage: kinks} that may bend on the ball. kinks: their total. steps: of the
+    interior-point method. status: "margin", or why it is that of the lines or of the product bound.
+    failure_probability: of the product bound's norms, over our own random vectors; 0.0 if all were dense.
+    """
+
+    lower: Tensor
+    nominal: Tensor
+    fall: Tensor
+    before_refinement: Tensor
+    uncertain: list[dict[str, int]]
+    kinks: list[int]
+    steps: list[int]
+    status: list[str]
+    failure_probability: float
+
+
+@no_tf32()
+@torch.no_grad()
+def margin_bound(
+    net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, target: float | None = None,
+    effort: int = 40, tolerance: float = 1e-3, failure_probability: float = 1e-9, seed: int = 0,
+) -> MarginBound:  # fmt: skip
+    """Lower bounds of the functions outputs_k·f on ‖x − x0‖ ≤ eps, by the margin certificate.
+
+    Guaranteed: no x of the ball has a smaller value, for the network with its given weights in exact arithmetic; what
+    floating point may have changed is proven and taken off. Never below what `local_bound` gives. The one part that may
+    fail, with `failure_probability`, are spectral norms that were not solved densely.
+
+    net, x0, eps: as in `local_bound`. outputs: (K, m) or (B, K, m); None is every output by itself. target: the work on
+    a function ends once its bound is known to be above `target`, or never to reach it; None is as tight as `effort`,
+    steps of the interior-point method for a function, and `tolerance`, relative to how far the bound lies below the
+    nominal value, allow. Raises as `local_bound` does. Source: docs/margin.md.
+    """
+    check_input(x0)
+    if effort < 1:
+        raise ValueError(f"effort is {effort}; a positive number of steps is wanted")
+    eps = check_eps(eps, x0).clamp(min=EPS_MIN)
+    graph = read(net, x0)
+    if outputs is None:
+        outputs = torch.eye(size(graph.out_shape), dtype=torch.float64)
+    outputs = check_outputs(outputs, size(graph.out_shape), eps.shape[0]).to(x0.device)
+    norms = StageNorms(x0.dtype, graph.norm_count, 2e-3, failure_probability, True, seed)
+    product = propagate(graph, x0, eps, norms)
+    local = finish(graph, product, norms, outputs)
+    assert local.fall is not None
+    x0 = x0.expand(eps.shape[0], *x0.shape[1:])
+    job = Job(graph, target, effort, tolerance, seed)
+    results = [
+        job(x0[b : b + 1], float(eps[b]), outputs[b], only(product, b), local.fall[b]) for b in range(len(eps))
+    ]
+    lower, nominal, before = (torch.stack(each) for each in zip(*(r.values for r in results), strict=True))
+    fall = ((nominal - lower) / eps[:, None]).clamp(min=0.0)
+    return MarginBound(
+        lower, nominal, fall, before, [r.uncertain for r in results], [sum(r.uncertain.values()) for r in results],
+        [r.steps for r in results], [r.status for r in results], norms.failure_spent,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one input. values: lower, nominal and before refinement, each (K,)."""
+
+    values: tuple[Tensor, Tensor, Tensor]
+    uncertain: dict[str, int]
+    steps: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for every input of a batch."""
+
+    graph: Graph
+    target: float | None
+    effort: int
+    tolerance: float
+    seed: int
+
+    def __call__(self, x0: Tensor, eps: float, C: Tensor, product: dict[str, Source], fall: Tensor) -> Result:
+        """For x0 (1, *shape) and functions C (K, m), of which the product bound knows `fall` (K,)."""
+        try:
+            local = local_network(self.graph, x0, eps, C, product, by_lines, ROWS)
+        except NotDense as error:
+            nominal = C @ self.graph.forward(x0.double()).flatten()
+            raise NotImplementedError from error
+        nominal, off = local.functions.y0, local.functions.error
+        cheap = nominal - off - eps * fall
+        lines = torch.maximum(cheap, local.kinks.lines(local.functions))
+        if len(local.kinks) > DENSE:
+            status = f"lines: {len(local.kinks)} kinks may bend, {DENSE} are what dense algebra takes"
+            return Result((lines, nominal, lines), local.uncertain, 0, status)
+        lower, steps = self.refined(local, lines)
+        return Result((lower, nominal, lines), local.uncertain, steps, "margin")
+
+    def refined(self, local: Local, lines: Tensor) -> tuple[Tensor, int]:
+        """Better bounds of the functions that are still open, (K,), and the steps taken."""
+        target = -torch.inf if self.target is None else self.target
+        open_ = torch.ones_like(lines, dtype=torch.bool) if self.target is None else lines <= target
+        if not bool(open_.any()) or len(local.kinks) == 0:
+            return lines, 0
+        ball = scaled(local.kinks, local.functions.pick(open_))
+        targets = torch.full_like(lines[open_], torch.inf if self.target is None else self.target)
+        solved = solve_all(ball, targets, self.tolerance, self.effort, self.seed)
+        better = lines.clone()
+        better[open_] = torch.maximum(lines[open_], proven(ball, solved))
+        return better, solved.steps
+
+
+def by_lines(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
+    """Better ends of some rows, by lines."""
+    return torch.maximum(ends[0], kinks.lines(rows)), torch.minimum(ends[1], -kinks.lines(-rows))
+
+
+def only(product: Propagated, b: int) -> dict[str, Source]:
+    """What the product bound knows of every layer, for input b alone."""
+
+    def pick(x: Tensor) -> Tensor:
+        return x[b % x.shape[0]][None]
+
+    return {
+        name: Source(pick(s.y0), pick(s.gain), pick(s.live), pick(s.error), pick(s.off), pick(s.drift))
+        for name, s in product.sources.items()
+    }

@@ -1,0 +1,81 @@
+"""Lower bounds of several functions on one ball, which share what they can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .ball import Ball
+from .certificate import certified
+from .interior_point import Goal, Iterate, solve
+from .start import begin, moments, plain
+
+
+@dataclass
+class Solved:
+    """The best multipliers so far of each function: mu (K, M), their t (K,), and primal (K,): no bound is above it.
+
+    closed: (K,) whether the work on it has ended. from_: the iterate that gave mu. steps: taken in all.
+    """
+
+    mu: Tensor
+    t: Tensor
+    before: Tensor
+    primal: Tensor
+    closed: Tensor
+    steps: int = 0
+
+
+def solve_all(ball: Ball, targets: Tensor, tolerance: float, steps: int, seed: int = 0) -> Solved:
+    """Work on every function of `ball` until its bound is above its target (K,), or cannot be, or to `tolerance`.
+
+    Multipliers of one function serve the others, up to scale: the hardest goes first, and every step of it is tried on
+    all that are open. `tolerance` is relative to how far the bound lies below the nominal value. At most `steps` for a
+    function.
+    """
+    mu, relaxation = plain(ball), ball.relaxation
+    scale, t = relaxation.shares(mu, ball.functions)
+    infinite = torch.full_like(t, torch.inf)
+    result = Solved(scale[:, None] * mu, t, t, infinite, t > targets)
+    result.mu[:, 0] = t
+    X = moments(ball, seed)
+    origin: list[tuple[Tensor, Tensor]] = [(mu, X)] * len(t)  # multipliers and primal point each begins from
+    while not bool(result.closed.all()):
+        k = int(torch.where(result.closed, torch.inf, result.t - targets.clamp(min=-1e300)).argmin())
+        mu, X = origin[k]
+        scale, t = relaxation.shares(mu, ball.functions)
+        now = begin(ball, k, mu, scale[k], t[k], X)
+        for _ in range(steps):
+            gap = tolerance * (ball.functions[k, :1] - now.t).abs()
+            before = now
+            now = solve(relaxation, ball.functions[k : k + 1], now, Goal(1, gap, targets[k : k + 1]))
+            result.steps += 1
+            if now is before or float(now.t) <= float(before.t) and float(now.primal) >= float(before.primal):
+                break
+            _note(result, ball, targets, now, origin, k)
+            if result.closed[k] or float(now.primal - now.t) <= float(gap) or float(now.primal) < float(targets[k]):
+                break
+        result.primal[k] = torch.minimum(result.primal[k], now.primal[0])
+        result.closed[k] = True
+    return result
+
+
+def _note(result: Solved, ball: Ball, targets: Tensor, now: Iterate, origin: list, k: int) -> None:
+    """What multipliers on the way prove of function k, and of all that are open."""
+    if float(now.t) > float(result.t[k]):
+        result.mu[k], result.t[k] = now.mu[0], now.t[0]
+    scale, t = ball.relaxation.shares(now.mu, ball.functions)
+    better = ~result.closed & (t > result.t)
+    better[k] = False
+    for j in better.nonzero()[:, 0].tolist():
+        result.mu[j], result.t[j] = scale[j] * now.mu[0], t[j]
+        result.mu[j, 0] = t[j] - 1e-9 * (ball.functions[j, 0] - t[j]).abs()
+        origin[j] = (now.mu, now.X)
+    result.closed |= result.t > targets
+
+
+def proven(ball: Ball, solved: Solved) -> Tensor:
+    """(K,) certified lower bounds."""
+    return certified(ball, solved.mu)
