@@ -17,7 +17,7 @@ class Ball:
     """The relaxation of one ball (a batch of one), and functions on it.
 
     functions: (K, N), c·ξ. On the ball each row is off by at most row_error (R,), each function by function_error (K,),
-    and ‖δ‖² ≤ 1 + excess. starts: the first kink of each layer of kinks.
+    and ‖δ‖² ≤ 1 + excess. basis: (span, n), of δ in units of ε, None where it is that of the input. starts: the first kink of each layer of kinks.
     """
 
     relaxation: Relaxation
@@ -26,6 +26,13 @@ class Ball:
     function_error: Tensor
     excess: float
     starts: list[int]
+    basis: Tensor | None
+
+    def points(self, xi: Tensor, eps: float) -> Tensor:
+        """δ (b, n) in the ball, in its own units, of ξ (b, N)."""
+        delta = xi[:, 1 : 1 + self.relaxation.span]
+        delta = delta if self.basis is None else delta @ self.basis.mT
+        return eps * delta / torch.linalg.vector_norm(delta, dim=1, keepdim=True).clamp(min=1.0)
 
     def only(self, k: int) -> Ball:
         """With function k alone."""
@@ -38,7 +45,7 @@ def scaled(kinks: KinkRows, functions: Rows) -> Ball:
     G, eps, ell, u, p0 = len(kinks), kinks.eps, -kinks.lower, kinks.upper, kinks.p0
     Q, T = eps * torch.cat([kinks.Q, functions.Q]), torch.cat([kinks.T, functions.T])
     y0, error = torch.cat([kinks.y0, functions.y0]), torch.cat([kinks.error, functions.error])
-    seen, lost, excess = _in_basis(Q)
+    seen, lost, excess, basis = _in_basis(Q)
     xi = torch.cat([(y0 - T @ p0)[:, None], seen, T * u], 1)
     size = y0.abs() + T.abs() @ (p0 + u) + torch.linalg.vector_norm(Q, dim=1)
     error = error + lost + 2.0 * gamma_n(G + 8) * (size + UNDERFLOW)
@@ -47,14 +54,14 @@ def scaled(kinks: KinkRows, functions: Rows) -> Ball:
     n = n / ell[:, None]
     row_error = error[:G] / ell * (1.0 + 1e-12) + 8.0 * gamma_n(4) * (n.abs().sum(1) + 1.0)
     bends = torch.ones(1, G, dtype=torch.bool, device=y0.device)
-    return Ball(Relaxation(n[None], seen.shape[1], bends), xi[G:], row_error, error[G:], excess, kinks.starts)
+    return Ball(Relaxation(n[None], seen.shape[1], bends), xi[G:], row_error, error[G:], excess, kinks.starts, basis)
 
 
-def _in_basis(Q: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The rows in an orthonormal basis of their span where that is smaller; what is lost of each, ‖BᵀB‖ − 1."""
+def _in_basis(Q: Tensor) -> tuple[Tensor, Tensor, float, Tensor | None]:
+    """The rows in an orthonormal basis B of their span where that is smaller; what is lost of each; ‖BᵀB‖ − 1; B."""
     count, n = Q.shape
     if count >= n:
-        return Q, torch.zeros_like(Q[:, 0]), 0.0
+        return Q, torch.zeros_like(Q[:, 0]), 0.0, None
     B = torch.linalg.qr(Q.mT)[0]  # (n, count)
     seen = Q @ B
     norms = torch.linalg.vector_norm(Q, dim=1)
@@ -62,4 +69,4 @@ def _in_basis(Q: Tensor) -> tuple[Tensor, Tensor, float]:
     gram = B.mT @ B
     gram.diagonal().sub_(1.0)
     excess = float(torch.linalg.matrix_norm(gram)) + 2.0 * gamma_n(n + 2) * count
-    return seen, lost + UNDERFLOW, excess
+    return seen, lost + UNDERFLOW, excess, B

@@ -20,12 +20,8 @@ from .relaxation import objective
 UP = 1.0 + 1e-10  # for the rounding of the corrections themselves
 
 
-def certified(ball: Ball, mu: Tensor) -> Tensor:
-    """(K,) proven lower bounds of the functions with multipliers mu (K, 2 + 2G + R); −∞ where they prove nothing."""
-    return torch.stack([_certified(ball, k, mu[k : k + 1]) for k in range(len(mu))])
-
-
-def _certified(ball: Ball, k: int, mu: Tensor) -> Tensor:
+def certified(ball: Ball, k: int, mu: Tensor) -> Tensor:
+    """A proven lower bound of function k with multipliers mu (1, 2 + 2G + R); −∞ where they prove nothing."""
     relaxation, c = ball.relaxation, ball.functions[k]
     t, gamma, lam, f, h = (x[0] for x in relaxation.split(mu))
     feasible = bool(torch.isfinite(mu).all()) and bool((gamma >= 0) & (f >= 0).all() & (h >= 0).all())

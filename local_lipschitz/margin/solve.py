@@ -78,4 +78,4 @@ def _note(result: Solved, ball: Ball, targets: Tensor, now: Iterate, origin: lis
 
 def proven(ball: Ball, solved: Solved) -> Tensor:
     """(K,) certified lower bounds."""
-    return certified(ball, solved.mu)
+    return torch.stack([certified(ball, k, solved.mu[k : k + 1]) for k in range(len(solved.mu))])
