@@ -24,7 +24,8 @@ def certified(ball: Ball, k: int, mu: Tensor) -> Tensor:
     """A proven lower bound of function k with multipliers mu (1, 2 + 2G + R); −∞ where they prove nothing."""
     relaxation, c = ball.relaxation, ball.functions[k]
     t, gamma, lam, f, h = (x[0] for x in relaxation.split(mu))
-    feasible = bool(torch.isfinite(mu).all()) and bool((gamma >= 0) & (f >= 0).all() & (h >= 0).all())
+    signs = (gamma >= 0) & (f >= 0).all() & (h >= 0).all() & (lam[~relaxation.bends[0]] == 0).all()
+    feasible = bool(torch.isfinite(mu).all() & signs)
     Z = relaxation.matrix(mu) + objective(c[None])
     if not feasible or int(torch.linalg.cholesky_ex(Z)[1]):
         return torch.full_like(t, -math.inf)

@@ -17,6 +17,7 @@ from torch import Tensor
 from .relaxation import Relaxation, objective
 
 FRACTION = 0.95  # of the way to the boundary
+DOUBT = 10.0  # by how much more than now the residuals of X may weigh in the end
 LANCZOS = 16  # steps that find how far that is
 
 
@@ -116,7 +117,7 @@ class _Problem:
         inverse = torch.cholesky_inverse(L)
         gap = (at.X * Z).sum((1, 2)) + (at.mu * at.slack).sum(1)
         residual = (self.relaxation.values(at.X) + at.slack - self.right).masked_fill(self.fixed, 0.0)
-        primal = (self.C * at.X).sum((1, 2)) + (at.mu * residual).abs().sum(1)
+        primal = (self.C * at.X).sum((1, 2)) + DOUBT * (at.mu * residual).abs().sum(1)
         return _State(Z, L, LX, inverse, gap, primal, ok)
 
     def step(self, at: Iterate, state: _State) -> Iterate:

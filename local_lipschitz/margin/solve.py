@@ -17,10 +17,12 @@ from .start import begin, moments, plain
 class Solved:
     """The best multipliers so far of each function: mu (K, M), their t (K,), and primal (K,): no bound is above it.
 
-    closed: (K,) whether the work on it has ended. from_: the iterate that gave mu. steps: taken in all.
+    X: (1, N, N) each, a primal point. before: (K,) the first t. closed: (K,) whether the work on it has ended. steps:
+    taken in all.
     """
 
     mu: Tensor
+    X: list[Tensor]
     t: Tensor
     before: Tensor
     primal: Tensor
@@ -38,15 +40,14 @@ def solve_all(ball: Ball, targets: Tensor, tolerance: float, steps: int, seed: i
     mu, relaxation = plain(ball), ball.relaxation
     scale, t = relaxation.shares(mu, ball.functions)
     infinite = torch.full_like(t, torch.inf)
-    result = Solved(scale[:, None] * mu, t, t, infinite, t > targets)
+    result = Solved(scale[:, None] * mu, [moments(ball, seed)] * len(t), t, t, infinite, t > targets)
     result.mu[:, 0] = t
-    X = moments(ball, seed)
-    origin: list[tuple[Tensor, Tensor]] = [(mu, X)] * len(t)  # multipliers and primal point each begins from
+    origin = [mu] * len(t)  # the multipliers from which each begins
     while not bool(result.closed.all()):
-        k = int(torch.where(result.closed, torch.inf, result.t - targets.clamp(min=-1e300)).argmin())
-        mu, X = origin[k]
+        k = int(torch.where(result.closed, torch.inf, result.t).argmin())
+        mu = origin[k]
         scale, t = relaxation.shares(mu, ball.functions)
-        now = begin(ball, k, mu, scale[k], t[k], X)
+        now = begin(ball, k, mu, scale[k], t[k], result.X[k])
         for _ in range(steps):
             gap = tolerance * (ball.functions[k, :1] - now.t).abs()
             before = now
@@ -55,6 +56,7 @@ def solve_all(ball: Ball, targets: Tensor, tolerance: float, steps: int, seed: i
             if now is before or float(now.t) <= float(before.t) and float(now.primal) >= float(before.primal):
                 break
             _note(result, ball, targets, now, origin, k)
+            result.X[k] = now.X
             if result.closed[k] or float(now.primal - now.t) <= float(gap) or float(now.primal) < float(targets[k]):
                 break
         result.primal[k] = torch.minimum(result.primal[k], now.primal[0])
@@ -72,7 +74,7 @@ def _note(result: Solved, ball: Ball, targets: Tensor, now: Iterate, origin: lis
     for j in better.nonzero()[:, 0].tolist():
         result.mu[j], result.t[j] = scale[j] * now.mu[0], t[j]
         result.mu[j, 0] = t[j] - 1e-9 * (ball.functions[j, 0] - t[j]).abs()
-        origin[j] = (now.mu, now.X)
+        origin[j], result.X[j] = now.mu, now.X
     result.closed |= result.t > targets
 
 

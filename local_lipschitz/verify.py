@@ -1,0 +1,186 @@
+"""Does the class hold on this ball? A cascade from the cheapest proof to branching, and a search for a counterexample."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .attacks.on_ball import BallAttack
+from .inputs import check_eps, check_input, check_label, other_classes
+from .joint.bound import joint_bound
+from .layers.graph import Graph
+from .layers.rounding import output
+from .margin.ball import Ball, scaled
+from .margin.bound import DENSE, ROWS, by_lines, only
+from .margin.branching import Node, branch
+from .margin.intervals import Local, NotDense, local_network
+from .margin.solve import proven, solve_all
+from .precision import no_tf32
+from .product.bound import finish
+from .product.propagation import EPS_MIN, Source, propagate
+from .product.stage_norms import StageNorms
+from .reading.read import read
+
+NODES = 100_000
+SHORT = 20  # steps of the joint bound, where there are too many kinks for the margin certificate
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether each input of the batch keeps its class on its ball.
+
+    verdict: "verified", "falsified" or "unknown", a list of length B. stage: by what it was decided, "product",
+    "attack", "joint", "margin" or "branching"; of an unknown one where it ended. lower: (B, m − 1) float64, lower bounds
+    of f_label − f_c on the ball over the other classes c in ascending order. label: (B,). counterexample: (B, *shape)
+    float64, a misclassified point of the ball where falsified, else x0. nodes: (B,) parts of the ball that branching
+    solved. seconds: (B,). failure_probability: of any verdict "verified", over our own random vectors.
+    """
+
+    verdict: list[str]
+    stage: list[str]
+    lower: Tensor
+    label: Tensor
+    counterexample: Tensor
+    nodes: Tensor
+    seconds: Tensor
+    failure_probability: float
+
+
+@no_tf32()
+@torch.no_grad()
+def verify(
+    net: nn.Module, x0: Tensor, eps: float | Tensor, label: Tensor | None = None, *, effort: int = 40,
+    time_limit: float = 60.0, failure_probability: float = 1e-9, seed: int = 0,
+) -> Verdict:  # fmt: skip
+    """Prove that no x with ‖x − x0‖₂ ≤ eps is of another class than x0, or find one that is.
+
+    Guaranteed: "verified" is a proof for the network with the given weights in exact arithmetic, rounding included,
+    but for `failure_probability` (spectral norms of large layers rest on our own random vectors). "falsified" comes
+    with a point of the ball to which the network, evaluated in float64, gives another class. `lower` is valid wherever
+    the work stopped.
+
+    In order, each for the inputs and classes that are still open: the product bound; gradient descent on the margins;
+    the margin certificate (docs/margin.md), or the joint bound where too many kinks may bend; branching on kinks.
+
+    net, x0, eps: as in `local_bound`. label: (B,) the class of each input; None is the predicted one. effort: steps of
+    the interior-point method for a class. time_limit: seconds an input after which no new work is begun.
+    Raises ValueError for a network of one output, an input that is not of its `label`, and what `local_bound` refuses.
+    """
+    began = time.monotonic()
+    check_input(x0)
+    if effort < 1:
+        raise ValueError(f"effort is {effort}; a positive number of steps is wanted")
+    if not time_limit >= 0.0:
+        raise ValueError(f"time_limit is {time_limit}; seconds are wanted")
+    eps = check_eps(eps, x0).clamp(min=EPS_MIN)
+    graph = read(net, x0)
+    x0 = x0.expand(eps.shape[0], *x0.shape[1:])
+    y, off = output(graph, x0, torch.float64)
+    label = check_label(label, y)
+    others = other_classes(label, y.shape[1])
+    unit = torch.eye(y.shape[1], dtype=torch.float64, device=x0.device)
+    C = unit[label][:, None] - unit[others]
+    norms = StageNorms(x0.dtype, graph.norm_count, 2e-3, failure_probability, True, seed)
+    product = propagate(graph, x0, eps, norms)
+    local = finish(graph, product, norms, C)
+    assert local.fall is not None
+    lower = (C @ y[..., None])[..., 0] - 4.0 * off[:, None] - eps[:, None] * local.fall
+    attack = BallAttack(net, x0, eps, label, seed)
+    open_ = (lower <= 0).nonzero()
+    attack.descend(open_[:, 0], others[open_[:, 0], open_[:, 1]])
+    jobs = []
+    for b in range(len(x0)):
+        job = _Input(graph, net, x0[b : b + 1], float(eps[b]), C[b], lower[b], b, attack, effort, seed)
+        jobs.append(job)
+    shared = (time.monotonic() - began) / len(x0)
+    for b, job in enumerate(jobs):
+        job.decide(only(product, b), shared, time_limit)
+    failure = norms.failure_spent + max(job.failure for job in jobs)
+    found = [attack.found.get(b, x0[b].double()) for b in range(len(x0))]
+    return Verdict(
+        [job.verdict for job in jobs], [job.stage for job in jobs], torch.stack([job.lower for job in jobs]), label,
+        torch.stack(found), torch.tensor([job.nodes for job in jobs]),
+        torch.tensor([job.seconds for job in jobs], dtype=torch.float64), failure,
+    )  # fmt: skip
+
+
+class _Input:
+    """The stages of one input x0 (1, *shape); lower (m − 1,) rises from one to the next."""
+
+    def __init__(
+        self, graph: Graph, net: nn.Module, x0: Tensor, eps: float, C: Tensor, lower: Tensor, number: int,
+        attack: BallAttack, effort: int, seed: int,
+    ) -> None:  # fmt: skip
+        self.graph, self.net, self.x0, self.eps, self.C, self.lower = graph, net, x0, eps, C, lower
+        self.number, self.attack, self.effort, self.seed = number, attack, effort, seed
+        self.verdict, self.stage, self.nodes, self.seconds, self.failure = "unknown", "product", 0, 0.0, 0.0
+
+    @property
+    def open(self) -> Tensor:
+        return self.lower <= 0
+
+    def decide(self, product: dict[str, Source], already: float, time_limit: float) -> None:
+        """Through the stages until it is decided."""
+        began = time.monotonic() - already
+        deadline = began + time_limit
+        if self.number in self.attack.found:
+            self.verdict, self.stage = "falsified", "attack"
+        elif bool(self.open.any()) and time.monotonic() < deadline:
+            self._certify(product, deadline)
+        if self.verdict == "unknown" and not bool(self.open.any()):
+            self.verdict = "verified"
+        self.seconds = time.monotonic() - began
+
+    def _certify(self, product: dict[str, Source], deadline: float) -> None:
+        self.stage = "margin"
+        try:
+            local = local_network(self.graph, self.x0, self.eps, self.C, product, by_lines, ROWS)
+        except NotDense:
+            self._joint()
+            return
+        self.lower = torch.maximum(self.lower, local.kinks.lines(local.functions))
+        if not bool(self.open.any()):
+            return
+        if len(local.kinks) > DENSE:
+            self._joint()
+        else:
+            self._margin(local, deadline)
+
+    def _joint(self) -> None:
+        self.stage = "joint"
+        bound = joint_bound(self.net, self.x0, self.eps, outputs=self.C[self.open], effort=SHORT, seed=self.seed)
+        assert bound.fall is not None
+        y, off = output(self.graph, self.x0, torch.float64)
+        self.lower[self.open] = torch.maximum(
+            self.lower[self.open], (self.C[self.open] @ y[0]) - 4.0 * off - self.eps * bound.fall[0]
+        )
+        self.failure = bound.failure_probability
+
+    def _margin(self, local: Local, deadline: float) -> None:
+        open_ = self.open.nonzero()[:, 0]
+        ball = scaled(local.kinks, local.functions.pick(open_))
+        solved = solve_all(ball, torch.full_like(self.lower[open_], 0.0), 1e-3, self.effort, self.seed)
+        self.lower[open_] = torch.maximum(self.lower[open_], proven(ball, solved))
+        left = self.open[open_].nonzero()[:, 0].tolist()
+        for k in sorted(left, key=lambda k: float(solved.t[k])):
+            if time.monotonic() > deadline or self.verdict != "unknown":
+                return
+            self.stage = "branching"
+            root = Node(ball.only(k), solved.mu[k : k + 1], solved.X[k], float(self.lower[open_[k]]))
+            c = int(open_[k])
+            result = branch(root, 0.0, NODES - self.nodes, deadline, 1e-3, lambda ball, xi: self._try(ball, xi, c))
+            self.nodes += result.nodes
+            self.lower[c] = max(float(self.lower[c]), result.lower)
+            if self.number in self.attack.found:
+                self.verdict = "falsified"
+
+    def _try(self, ball: Ball, xi: Tensor, c: int) -> bool:
+        """Whether a few steps from where a node has its minimum lead to a counterexample."""
+        delta = ball.points(xi, self.eps).reshape(-1, *self.x0.shape[1:])
+        i = torch.full((len(delta),), self.number, device=delta.device)
+        classes = self.C[c].argmin().expand(len(delta))
+        self.attack.descend(i, classes, self.x0.double() + delta, steps=5)
+        return self.number in self.attack.found
