@@ -1,4 +1,4 @@
-"""Does the class hold on this ball? A cascade from the cheapest proof to branching, and a search for a counterexample."""
+"""Does the class hold on this ball? A cascade from the cheapest proof to branching, and a search for a way out."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .margin.bound import DENSE, ROWS, by_lines, only
 from .margin.branching import Node, branch
 from .margin.intervals import Local, NotDense, local_network
 from .margin.solve import proven, solve_all
+from .margin.start import from_lines, moments
 from .precision import no_tf32
 from .product.bound import finish
 from .product.propagation import EPS_MIN, Source, propagate
@@ -33,10 +34,10 @@ class Verdict:
     """Whether each input of the batch keeps its class on its ball.
 
     verdict: "verified", "falsified" or "unknown", a list of length B. stage: by what it was decided, "product",
-    "attack", "joint", "margin" or "branching"; of an unknown one where it ended. lower: (B, m − 1) float64, lower bounds
-    of f_label − f_c on the ball over the other classes c in ascending order. label: (B,). counterexample: (B, *shape)
-    float64, a misclassified point of the ball where falsified, else x0. nodes: (B,) parts of the ball that branching
-    solved. seconds: (B,). failure_probability: of any verdict "verified", over our own random vectors.
+    "attack", "joint", "margin" or "branching"; of an unknown one where it ended. lower: (B, m − 1) float64, lower
+    bounds of f_label − f_c on the ball over the other classes c in ascending order. label: (B,). counterexample: (B,
+    *shape) float64, a misclassified point of the ball where falsified, else x0. nodes: (B,) parts of the ball that
+    branching solved. seconds: (B,). failure_probability: of any verdict "verified", over our own random vectors.
     """
 
     verdict: list[str]
@@ -141,7 +142,7 @@ class _Input:
         except NotDense:
             self._joint()
             return
-        self.lower = torch.maximum(self.lower, local.kinks.lines(local.functions))
+        self.lower = torch.maximum(self.lower, local.kinks.lines(local.functions).lower)
         if not bool(self.open.any()):
             return
         if len(local.kinks) > DENSE:
@@ -161,17 +162,19 @@ class _Input:
 
     def _margin(self, local: Local, deadline: float) -> None:
         open_ = self.open.nonzero()[:, 0]
-        ball = scaled(local.kinks, local.functions.pick(open_))
-        solved = solve_all(ball, torch.full_like(self.lower[open_], 0.0), 1e-3, self.effort, self.seed)
+        rows = local.functions.pick(open_)
+        ball, starts = scaled(local.kinks, rows), from_lines(local.kinks, local.kinks.lines(rows))
+        solved = solve_all(ball, starts, torch.full_like(self.lower[open_], 0.0), 1e-3, self.effort, self.seed)
         self.lower[open_] = torch.maximum(self.lower[open_], proven(ball, solved))
+        interior = moments(ball, self.seed)
         left = self.open[open_].nonzero()[:, 0].tolist()
         for k in sorted(left, key=lambda k: float(solved.t[k])):
             if time.monotonic() > deadline or self.verdict != "unknown":
                 return
             self.stage = "branching"
-            root = Node(ball.only(k), solved.mu[k : k + 1], solved.X[k], float(self.lower[open_[k]]))
+            root = Node(ball.only(k), solved.mu[k : k + 1], solved.X[k], interior, float(self.lower[open_[k]]))
             c = int(open_[k])
-            result = branch(root, 0.0, NODES - self.nodes, deadline, 1e-3, lambda ball, xi: self._try(ball, xi, c))
+            result = branch(root, 0.0, NODES - self.nodes, deadline, 1e-7, lambda ball, xi: self._try(ball, xi, c))
             self.nodes += result.nodes
             self.lower[c] = max(float(self.lower[c]), result.lower)
             if self.number in self.attack.found:

@@ -20,7 +20,9 @@ class BallAttack:
     label: (B,). Found ones are checked in float64: strictly another class, inside the ball and the box.
     """
 
-    def __init__(self, net: nn.Module, x0: Tensor, eps: Tensor, label: Tensor, seed: int, box: Box | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, x0: Tensor, eps: Tensor, label: Tensor, seed: int, box: Box | None = None
+    ) -> None:
         self.net = copy.deepcopy(net).double().requires_grad_(False)
         self.x0, self.eps, self.label, self.box = x0.double(), eps, label, box
         self.generator = torch.Generator().manual_seed(seed)

@@ -17,7 +17,7 @@ class Ball:
     """The relaxation of one ball (a batch of one), and functions on it.
 
     functions: (K, N), c·ξ. On the ball each row is off by at most row_error (R,), each function by function_error (K,),
-    and ‖δ‖² ≤ 1 + excess. basis: (span, n), of δ in units of ε, None where it is that of the input. starts: the first kink of each layer of kinks.
+    and ‖δ‖² ≤ 1 + excess. starts: the first kink of each layer of kinks.
     """
 
     relaxation: Relaxation

@@ -74,7 +74,7 @@ def may_bend(op: PiecewiseLinear, low: Tensor, high: Tensor, needed: Tensor) -> 
 class Bent:
     """The blocks of a network so far, with their kinks, at one x0.
 
-    sizes: for each stage an upper bound of what its sums add up in size on the ball, (*out_shape): Σ|a_ij||x_j| + |b_i|.
+    sizes: for each stage at least what its sums add up in size on the ball, Σ|a_ij||x_j| + |b_i|, (*out_shape).
     """
 
     in_shape: tuple[int, ...]
@@ -93,7 +93,7 @@ class Bent:
 
     @property
     def widest(self) -> int:
-        return max([size.numel() for size in self.sizes])
+        return max([self.like[0].numel(), *(size.numel() for size in self.sizes)])
 
     def candidates(self, bends: Bends) -> tuple[Tensor, Tensor, Tensor]:
         """(Q, T, error) of the kinks that are to be the next layer of the last block."""
@@ -121,7 +121,7 @@ class Bent:
         return self._rows(seed, len(C))
 
     def _rows(self, seed: Callable[[int, int], tuple], count: int) -> tuple[Tensor, Tensor, Tensor]:
-        part = max(1, CHUNK // max(self.widest, 1))
+        part = max(1, CHUNK // self.widest)
         parts = [self._pull(*seed(first, min(part, count - first))) for first in range(0, count, part)]
         if not parts:
             empty = self.like.new_zeros(0, 1)
@@ -144,7 +144,8 @@ class Bent:
             y, w = block.adjoint(z, v[:, used - block.count : used])
             used -= block.count
             ws = w + ws
-            error = error + rounding_factor(block.stage, len(block.levels)) * ((y.abs() * size).flatten(1).sum(1) + UNDERFLOW)
+            weight = (y.abs() * size).flatten(1).sum(1) + UNDERFLOW
+            error = error + rounding_factor(block.stage, len(block.levels)) * weight
             for name, x in block.stage.adjoint(y).items():
                 bars[name] = bars[name] + x if name in bars else x
         delta = bars.get(INPUT, v.new_zeros(len(v), *self.in_shape))

@@ -18,6 +18,7 @@ from ..reading.read import read
 from .ball import scaled
 from .intervals import Interval, KinkRows, Local, NotDense, Rows, local_network
 from .solve import proven, solve_all
+from .start import from_lines
 
 ROWS = 6000  # kinks whose rows are formed
 DENSE = 1500  # kinks that the interior-point method takes
@@ -116,7 +117,7 @@ class Job:
             raise NotImplementedError from error
         nominal, off = local.functions.y0, local.functions.error
         cheap = nominal - off - eps * fall
-        lines = torch.maximum(cheap, local.kinks.lines(local.functions))
+        lines = torch.maximum(cheap, local.kinks.lines(local.functions).lower)
         if len(local.kinks) > DENSE:
             status = f"lines: {len(local.kinks)} kinks may bend, {DENSE} are what dense algebra takes"
             return Result((lines, nominal, lines), local.uncertain, 0, status)
@@ -129,9 +130,10 @@ class Job:
         open_ = torch.ones_like(lines, dtype=torch.bool) if self.target is None else lines <= target
         if not bool(open_.any()) or len(local.kinks) == 0:
             return lines, 0
-        ball = scaled(local.kinks, local.functions.pick(open_))
+        rows = local.functions.pick(open_)
+        ball, starts = scaled(local.kinks, rows), from_lines(local.kinks, local.kinks.lines(rows))
         targets = torch.full_like(lines[open_], torch.inf if self.target is None else self.target)
-        solved = solve_all(ball, targets, self.tolerance, self.effort, self.seed)
+        solved = solve_all(ball, starts, targets, self.tolerance, self.effort, self.seed)
         better = lines.clone()
         better[open_] = torch.maximum(lines[open_], proven(ball, solved))
         return better, solved.steps
@@ -139,7 +141,7 @@ class Job:
 
 def by_lines(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
     """Better ends of some rows, by lines."""
-    return torch.maximum(ends[0], kinks.lines(rows)), torch.minimum(ends[1], -kinks.lines(-rows))
+    return torch.maximum(ends[0], kinks.lines(rows).lower), torch.minimum(ends[1], -kinks.lines(-rows).lower)
 
 
 def only(product: Propagated, b: int) -> dict[str, Source]:

@@ -1,8 +1,8 @@
 """Branch and bound over the signs of kinks, best bound first (docs/margin.md).
 
-Where a kink's sign is fixed it is linear: p = 0 and n = −y, or n = 0 and p = y. What is left of it is one row w in [0, 1],
-n or p, with its inequality w² ≤ w; the coordinate of p stays, but stands for nothing. The multipliers of a node prove at
-least as much of its children, so that bounds only rise. With all signs fixed the relaxation is exact.
+Where a kink's sign is fixed it is linear: p = 0 and n = −y, or n = 0 and p = y. What is left of it is one row w in
+[0, 1], n or p, with its inequality w² ≤ w; the coordinate of p stays, but stands for nothing. The multipliers of a node
+prove at least as much of its children, so that bounds only rise. With all signs fixed the relaxation is exact.
 """
 
 from __future__ import annotations
@@ -18,22 +18,27 @@ from torch import Tensor
 
 from .ball import Ball
 from .certificate import certified
-from .interior_point import Goal, Iterate, solve
+from .interior_point import Goal, solve
 from .relaxation import Relaxation
+from .start import begin
 
 WIDTH = {"cpu": 1, "cuda": 16}  # nodes that are split at once
-STEPS = 25
+STEPS = 40
 LEAST = 1e-3  # f of a coordinate that stands for nothing, relative to γ
 UP = 1e-13  # outward, for the rounding of a substitution
 
 
 @dataclass(frozen=True)
 class Node:
-    """A part of the ball: one function, with multipliers mu (1, M) and a primal point X (1, N, N); it is ≥ lower."""
+    """A part of the ball: one function, which is ≥ lower there.
+
+    mu: (1, M) multipliers that prove about that. X: (1, N, N), the primal point beside them. interior: one well inside.
+    """
 
     ball: Ball
     mu: Tensor
     X: Tensor
+    interior: Tensor
     lower: float
 
 
@@ -84,16 +89,14 @@ def _solve(nodes: list[Node], target: float, tolerance: float) -> list[Node]:
     rows, bends = (torch.cat([getattr(ball.relaxation, name) for ball in balls]) for name in ("rows", "bends"))
     relaxation = Relaxation(rows, balls[0].relaxation.span, bends)
     c, mu, X = (torch.cat(each) for each in ([b.functions for b in balls], [n.mu for n in nodes], [n.X for n in nodes]))
-    slack = (-relaxation.values(X)).clamp(min=1e-3) * relaxation.signed()
-    infinite = torch.full_like(mu[:, 0], torch.inf)
-    start = Iterate(mu, X, slack, infinite, torch.zeros(len(mu), dtype=torch.int64, device=mu.device))
+    start = begin(relaxation, c, mu, 0.5 * (X + torch.cat([node.interior for node in nodes])))
     gap = tolerance * (c[:, 0] - mu[:, 0]).abs()
     # a little above the target, since the certificate takes something off
     result = solve(relaxation, c, start, Goal(STEPS, gap, torch.full_like(gap, target) + 1e-6 * gap))
     better = []
     for i, node in enumerate(nodes):
         lower = max(node.lower, float(certified(node.ball, 0, result.mu[i : i + 1])))
-        better.append(Node(node.ball, result.mu[i : i + 1], result.X[i : i + 1], lower))
+        better.append(replace(node, mu=result.mu[i : i + 1], X=result.X[i : i + 1], lower=lower))
     return better
 
 
@@ -138,7 +141,7 @@ def _fixed(node: Node, g: int, active: bool) -> Node:
         ball, relaxation=Relaxation(rows[None], relaxation.span, bends), functions=c[None],
         row_error=row_error, function_error=function_error,
     )  # fmt: skip
-    return Node(child, mu, node.X, node.lower)
+    return replace(node, ball=child, mu=mu)
 
 
 def _inherited(relaxation: Relaxation, mu: Tensor, g: int, active: bool) -> Tensor:

@@ -1,9 +1,9 @@
 """The proof: a lower bound of a function on the ball from multipliers, by one Cholesky factorisation in float64.
 
-If floating-point Cholesky runs through on a symmetric Ẑ, then Ẑ ≻ −s I with s = γ_{N+1}/(1 − γ_{N+1}) tr Ẑ (S. M. Rump,
-Verification of positive definiteness, BIT 46, 2006). Ẑ is within E of Σ μ_i A_i + C for the given numbers. And on
-the ball ‖ξ‖² ≤ R = 2 + number of kinks. So g ≥ t − (s + ‖E‖) R, whatever μ is; what the rows may be off by is taken from it,
-as the weight of the inequalities they enter (docs/margin.md). Nothing here is random or sampled.
+If floating-point Cholesky runs through on a symmetric Ẑ, then Ẑ ≻ −s I with s = γ_{N+1}/(1 − γ_{N+1}) tr Ẑ (S. M.
+Rump, Verification of positive definiteness, BIT 46, 2006). Ẑ is within E of Σ μ_i A_i + C for the given numbers. And
+on the ball ‖ξ‖² ≤ R = 2 + number of kinks. So g ≥ t − (s + ‖E‖) R, whatever μ is; what the rows may be off by is taken
+from it, with the weight of the inequalities they enter (docs/margin.md). Nothing here is random or sampled.
 """
 
 from __future__ import annotations

@@ -44,11 +44,14 @@ class Iterate:
 
 @dataclass(frozen=True)
 class Goal:
-    """When to stop: after `steps`, at a gap below `gap` (B,), or when t > `target` or the primal value is below it."""
+    """When to stop: after `steps`, at a gap below `gap` (B,), once t > `target` (B,), or the primal value is below it.
+
+    An infinite target is none.
+    """
 
     steps: int
     gap: Tensor
-    target: Tensor | None = None
+    target: Tensor
 
 
 def solve(relaxation: Relaxation, c: Tensor, start: Iterate, goal: Goal) -> Iterate:
@@ -61,8 +64,8 @@ def solve(relaxation: Relaxation, c: Tensor, start: Iterate, goal: Goal) -> Iter
         now = replace(now, primal=state.primal, steps=now.steps + 1)
         result = _put(result, going[state.ok], now.pick(state.ok))
         done = ~state.ok | (now.primal - now.t <= goal.gap[going])
-        if goal.target is not None:
-            done |= (now.t > goal.target[going]) | (now.primal < goal.target[going])
+        target = goal.target[going]
+        done |= (now.t > target) | ((now.primal < target) & target.isfinite())
         if step == goal.steps or bool(done.all()):
             break
         if bool(done.any()):

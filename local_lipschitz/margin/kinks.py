@@ -28,6 +28,15 @@ class Rows:
         return Rows(-self.y0, -self.Q, -self.T, self.error)
 
 
+@dataclass(frozen=True)
+class Lines:
+    """lower (k,) bounds; weights (k, G) of p of each kink as it was met; reach (k,): ε times the norm that is left."""
+
+    lower: Tensor
+    weights: Tensor
+    reach: Tensor
+
+
 @dataclass
 class KinkRows:
     """All kinks so far, G of them: y = y0 + Qδ + T(p − p0) in [lower, upper], lower < 0 < upper, off by `error`.
@@ -75,18 +84,20 @@ class KinkRows:
         """(first, end) of the layers of kinks."""
         return list(zip(self.starts, [*self.starts, len(self)][1:], strict=True))
 
-    def lines(self, rows: Rows) -> Tensor:
-        """Lower bounds of the rows, (k,): each kink replaced by a line above or below it, layer by layer from the last.
+    def lines(self, rows: Rows) -> Lines:
+        """Lower bounds of the rows: each kink replaced by a line above or below it, layer by layer from the last.
 
         max(y, 0) ≥ αy for α in [0, 1], and ≤ u(y + ℓ)/(u + ℓ) for y in [−ℓ, u]; the one that harms, where p enters.
         (Zhang et al., CROWN, NeurIPS 2018.) Never above the truth; the rounding of the sums is taken off.
         """
         A, B, value = rows.Q, rows.T.clone(), rows.y0 - rows.T @ self.p0
+        weights = torch.zeros_like(B)
         size = rows.y0.abs() + rows.T.abs() @ self.p0
         lost = rows.error
         for first, end in reversed(self.layers()):
             here = slice(first, end)
             b, low, high = B[:, here], self.lower[here], self.upper[here]
+            weights[:, here] = b
             slope = high / (high - low)
             weight = b.clamp(min=0.0) * (high > -low) + b.clamp(max=0.0) * slope
             offset = b.clamp(max=0.0) @ (-low * slope)
@@ -96,4 +107,4 @@ class KinkRows:
             lost = lost + weight.abs() @ self.error[here]
             A, B = A + weight @ self.Q[here], B + weight @ self.T[here]
         reach = self.eps * torch.linalg.vector_norm(A, dim=1)
-        return value - reach - lost - 1e-12 * (size + reach)
+        return Lines(value - reach - lost - 1e-12 * (size + reach), weights, reach)

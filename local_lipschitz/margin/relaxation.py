@@ -123,6 +123,18 @@ class Relaxation:
         Ka, Kb = K[:, a], K[:, b] - less[:, None] * K[:, :1]
         return Ka[:, :, a], Ka[:, :, b] - Ka[:, :, :1] * less, Kb[:, :, b] - Kb[:, :, :1] * less
 
+    def attained(self, mu: Tensor, c: Tensor) -> Tensor:
+        """(B,) the largest t with Z ⪰ 0 for the other multipliers of mu, and functions c (B, N); NaN where there is none.
+
+        t = Z_00 − z_0ᵀ Z_11⁻¹ z_0, with Z for t = 0.
+        """
+        mu = mu.clone()
+        mu[:, 0] = 0.0
+        Z = self.matrix(mu) + objective(c)
+        L, info = torch.linalg.cholesky_ex(Z[:, 1:, 1:])
+        half = torch.linalg.solve_triangular(L, Z[:, 1:, :1], upper=False)
+        return torch.where(info == 0, Z[:, 0, 0] - half.square().sum((1, 2)), torch.nan)
+
     def shares(self, mu: Tensor, functions: Tensor) -> tuple[Tensor, Tensor]:
         """For functions c·ξ (K, N) and multipliers μ (1, …) of a batch of one: the best scale s of μ and its t, (K,).
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .ball import Ball
 from .certificate import certified
 from .interior_point import Goal, Iterate, solve
-from .start import begin, moments, plain
+from .start import begin, moments
 
 
 @dataclass
@@ -30,34 +30,36 @@ class Solved:
     steps: int = 0
 
 
-def solve_all(ball: Ball, targets: Tensor, tolerance: float, steps: int, seed: int = 0) -> Solved:
+def solve_all(ball: Ball, starts: Tensor, targets: Tensor, tolerance: float, steps: int, seed: int = 0) -> Solved:
     """Work on every function of `ball` until its bound is above its target (K,), or cannot be, or to `tolerance`.
 
-    Multipliers of one function serve the others, up to scale: the hardest goes first, and every step of it is tried on
-    all that are open. `tolerance` is relative to how far the bound lies below the nominal value. At most `steps` for a
+    starts: (K, M) multipliers to begin from, without t. Multipliers of one function serve the others, up to scale: the hardest goes first, and every step of it is tried on
+    all that are open. `tolerance` is relative to how far the first bound is below the nominal value. At most `steps` for a
     function.
     """
-    mu, relaxation = plain(ball), ball.relaxation
-    scale, t = relaxation.shares(mu, ball.functions)
+    relaxation, K = ball.relaxation, len(ball.functions)
+    origin = list(starts.split(1))  # the multipliers from which each begins
+    own = [relaxation.shares(mu, ball.functions[k : k + 1]) for k, mu in enumerate(origin)]
+    scale, t = torch.cat([s for s, _ in own]), torch.cat([t for _, t in own])
     infinite = torch.full_like(t, torch.inf)
-    result = Solved(scale[:, None] * mu, [moments(ball, seed)] * len(t), t, t, infinite, t > targets)
+    result = Solved(scale[:, None] * starts, [moments(ball, seed)] * K, t.clone(), t, infinite, t > targets)
     result.mu[:, 0] = t
-    origin = [mu] * len(t)  # the multipliers from which each begins
     while not bool(result.closed.all()):
         k = int(torch.where(result.closed, torch.inf, result.t).argmin())
-        mu = origin[k]
-        scale, t = relaxation.shares(mu, ball.functions)
-        now = begin(ball, k, mu, scale[k], t[k], result.X[k])
+        c = ball.functions[k : k + 1]
+        scale, _ = relaxation.shares(origin[k], c)
+        now = begin(relaxation, c, scale * origin[k], result.X[k])
         for _ in range(steps):
-            gap = tolerance * (ball.functions[k, :1] - now.t).abs()
+            gap = tolerance * (ball.functions[k, :1] - result.before[k]).abs()
             before = now
-            now = solve(relaxation, ball.functions[k : k + 1], now, Goal(1, gap, targets[k : k + 1]))
+            now = solve(relaxation, c, now, Goal(1, gap, targets[k : k + 1]))
             result.steps += 1
-            if now is before or float(now.t) <= float(before.t) and float(now.primal) >= float(before.primal):
+            if now is before or (float(now.t) <= float(before.t) and float(now.primal) >= float(before.primal)):
                 break
             _note(result, ball, targets, now, origin, k)
             result.X[k] = now.X
-            if result.closed[k] or float(now.primal - now.t) <= float(gap) or float(now.primal) < float(targets[k]):
+            hopeless = targets[k].isfinite() & (now.primal[0] < targets[k])
+            if bool(result.closed[k] | hopeless) or float(now.primal - now.t) <= float(gap):
                 break
         result.primal[k] = torch.minimum(result.primal[k], now.primal[0])
         result.closed[k] = True

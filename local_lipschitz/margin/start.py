@@ -1,4 +1,4 @@
-"""Where the interior-point method begins: points of the ball run through the network, and multipliers that always do."""
+"""Where the interior-point method begins: points of the ball run through the network; multipliers that always do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from torch import Tensor
 
 from .ball import Ball
 from .interior_point import Iterate
-from .relaxation import objective
+from .kinks import KinkRows, Lines
+from .relaxation import Relaxation
 
+PLAIN, INSIDE = 0.1, 0.03  # of the plain multipliers, added to those of the lines, and to any others
 SPREAD = 1e-2  # of an identity, added to the moments of the points
 
 
@@ -35,7 +37,7 @@ def moments(ball: Ball, seed: int = 0) -> Tensor:
 
 
 def plain(ball: Ball) -> Tensor:
-    """Multipliers (1, M) without t: γ = 1, λ = 0 and equal f and h, for which Z is positive definite whatever the rows."""
+    """Multipliers (1, M) without t: γ = 1, λ = 0, equal f and h: Z is positive definite whatever the rows."""
     relaxation = ball.relaxation
     mu = ball.functions.new_zeros(1, relaxation.multipliers)
     mu[:, 1] = 1.0
@@ -43,11 +45,29 @@ def plain(ball: Ball) -> Tensor:
     return mu
 
 
-def begin(ball: Ball, k: int, mu: Tensor, scale: Tensor, t: Tensor, X: Tensor) -> Iterate:
-    """An iterate for function k from multipliers mu (1, M) that give t at their best `scale`, well inside of Z ⪰ 0."""
-    relaxation, c = ball.relaxation, ball.functions[k : k + 1]
-    mu = mu * scale
-    mu[:, 0] = t - 0.2 * (c[0, 0] - t).abs() - 1e-9 * c.abs().amax()
+def from_lines(kinks: KinkRows, lines: Lines) -> Tensor:
+    """Multipliers (K, M), without t, that prove what the lines prove, and a little of the plain ones.
+
+    What p ≥ 0 adds with weight w, f = w does as well, since p² ≥ 0; likewise h for n ≥ 0; and f = h = λ/2 = w for the
+    chord p + n ≤ 1, since (p + n)² − (p + n) = (p + n − 1)² + (p + n − 1).
+    """
+    u, ell, b = kinks.upper, -kinks.lower, lines.weights
+    chord = (-b).clamp(min=0.0) * u * ell / (u + ell)
+    rising = b.clamp(min=0.0)
+    f = chord + torch.where(u > ell, 0.0, rising * u)
+    h = chord + torch.where(u > ell, rising * ell, 0.0)
+    gamma = 0.5 * lines.reach[:, None]
+    mean = gamma * max(1, len(kinks)) ** -0.5
+    t = torch.zeros_like(gamma)
+    return torch.cat([t, gamma, 2.0 * chord, f + PLAIN * mean, h + PLAIN * mean], 1)
+
+
+def begin(relaxation: Relaxation, c: Tensor, mu: Tensor, X: Tensor) -> Iterate:
+    """Iterates for functions c (B, N) from multipliers mu (B, M) and primal points X, well inside of Z ⪰ 0."""
+    mu = mu.clone()
+    mu[:, 2 + relaxation.kinks :] += INSIDE * mu[:, 1:2] * max(1, relaxation.kinks) ** -0.5
+    t = relaxation.attained(mu, c)
+    mu[:, 0] = t - 0.2 * (c[:, 0] - t).abs() - 1e-9 * c.abs().amax(1)
     slack = (-relaxation.values(X)).clamp(min=1e-3) * relaxation.signed()
-    infinite = torch.full_like(mu[:, 0], torch.inf)
-    return Iterate(mu, X, slack, infinite, torch.zeros(1, dtype=torch.int64, device=mu.device))
+    infinite = torch.full_like(t, torch.inf)
+    return Iterate(mu, X, slack, infinite, torch.zeros(len(t), dtype=torch.int64, device=t.device))

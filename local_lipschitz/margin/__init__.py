@@ -1,0 +1,12 @@
+"""The margin certificate: a lower bound of scalar functions on a whole ball, and branching until they are decided.
+
+bends.py: the kinks of the network written out, and rows of it by backward passes, with their rounding.
+kinks.py: those rows, and bounds by lines. intervals.py: between which ends every element lies.
+ball.py: kinks and functions in scaled variables. relaxation.py: what is true of every point of the ball.
+start.py, interior_point.py, solve.py: multipliers. certificate.py: the proof. branching.py: branch and bound.
+bound.py: margin_bound.
+"""
+
+from .bound import MarginBound, margin_bound
+
+__all__ = ["MarginBound", "margin_bound"]

@@ -1,0 +1,112 @@
+"""The margin bound: never above the truth, never below the product bound, the same alone and in a batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from random_networks import random_network
+from torch import Tensor, nn
+
+from local_lipschitz import local_bound, margin_bound
+
+
+def least_found(net: nn.Module, x0: Tensor, eps: float, C: Tensor, seed: int = 0) -> Tensor:
+    """The smallest values (K,) of C·f at points of the ball: random ones and gradient descent on the sphere."""
+    generator = torch.Generator().manual_seed(seed)
+    delta = torch.randn(64, *x0.shape[1:], generator=generator, dtype=torch.float64)
+    length = delta.flatten(1).norm(dim=1)
+    best = C.new_full((len(C),), torch.inf)
+    for k in range(len(C)):
+        d = delta / length.reshape(-1, *(1,) * (x0.dim() - 1))
+        for step in range(30):
+            d = d.detach().requires_grad_()
+            value = net(x0 + eps * d).flatten(1) @ C[k]
+            best[k] = torch.minimum(best[k], value.detach().min())
+            (gradient,) = torch.autograd.grad(value.sum(), d)
+            slope = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)
+            d = d.detach() - (0.9**step / slope).reshape(-1, *(1,) * (x0.dim() - 1)) * gradient
+            d = d / d.flatten(1).norm(dim=1).clamp(min=1.0).reshape(-1, *(1,) * (x0.dim() - 1))
+    return best
+
+
+def functions(m: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.cat([torch.eye(m, dtype=torch.float64), torch.randn(2, m, generator=generator, dtype=torch.float64)])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_point_of_the_ball_is_below(seed):
+    net, x0 = random_network(seed)
+    C = functions(net(x0).shape[1], seed)
+    C = C[:2]
+    for eps in (0.05, 0.5):
+        bound = margin_bound(net, x0, eps, outputs=C, effort=10)
+        assert bound.status == ["margin"]
+        found = least_found(net, x0, eps, C)
+        assert bool((bound.lower[0] <= found).all()), (bound.lower[0] - found).max()
+        assert bool((bound.before_refinement <= bound.lower).all())
+        product = local_bound(net, x0, eps, outputs=C)
+        assert bool((bound.fall <= product.fall * (1 + 1e-9) + 1e-9).all())
+
+
+UNITS = {
+    "leaky": nn.LeakyReLU(0.3), "steep": nn.LeakyReLU(1.7), "hardtanh": nn.Hardtanh(-0.5, 0.8), "relu6": nn.ReLU6(),
+    "prelu": nn.PReLU(6, init=-0.4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_other_units(unit):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), UNITS[unit], nn.Linear(6, 6), UNITS[unit], nn.Linear(6, 3)).double().eval()
+    net.requires_grad_(False)
+    x0, C = torch.randn(1, 4).double(), functions(3, 0)[2:]
+    for eps in (0.3, 2.0):
+        bound = margin_bound(net, x0, eps, outputs=C)
+        found = least_found(net, x0, eps, C)
+        assert bool((bound.lower[0] <= found).all())
+        assert bool((bound.nominal[0] - bound.lower[0] <= 3.0 * (bound.nominal[0] - found)).all())
+
+
+def test_one_layer_of_absolute_values_is_exact():
+    """|x1| + … + |xn| ≤ √n ε on the ball around 0, attained; and ≥ 0."""
+
+    class Sum(nn.Module):
+        def forward(self, x):
+            return torch.abs(x).sum(1, keepdim=True)
+
+    x0 = torch.zeros(1, 5, dtype=torch.float64)
+    C = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    bound = margin_bound(Sum().eval(), x0, 0.7, outputs=C, tolerance=1e-6)
+    assert torch.allclose(bound.lower[0], torch.tensor([0.0, -0.7 * 5**0.5], dtype=torch.float64), atol=1e-5)
+    assert float(bound.lower[0, 0]) <= 0.0 and float(bound.lower[0, 1]) <= -0.7 * 5**0.5
+
+
+def test_a_batch_is_its_inputs_one_by_one():
+    net, x0 = random_network(2)
+    generator = torch.Generator().manual_seed(1)
+    x0 = torch.cat([x0, x0 + 0.1 * torch.randn(x0.shape, generator=generator, dtype=torch.float64)])
+    eps = torch.tensor([0.1, 0.4])
+    together = margin_bound(net, x0, eps)
+    for b in range(2):
+        alone = margin_bound(net, x0[b : b + 1], float(eps[b]))
+        assert torch.allclose(together.lower[b], alone.lower[0], rtol=1e-6, atol=1e-9)
+
+
+def test_a_target_ends_the_work_early():
+    net, x0 = random_network(2)
+    full = margin_bound(net, x0, 0.5)
+    target = float(full.lower.min()) - 0.1
+    early = margin_bound(net, x0, 0.5, target=target)
+    assert bool((early.lower > target).all()) and early.steps[0] <= full.steps[0]
+
+
+def test_bad_input_is_refused():
+    net, x0 = random_network(2)
+    for eps in (0.0, float("nan"), -1.0):
+        with pytest.raises(ValueError, match="positive, finite radii are wanted"):
+            margin_bound(net, x0, eps)
+    with pytest.raises(ValueError, match="effort is 0"):
+        margin_bound(net, x0, 0.1, effort=0)
+    with pytest.raises(ValueError, match="outputs has shape"):
+        margin_bound(net, x0, 0.1, outputs=torch.ones(2, 77))
