@@ -12,7 +12,7 @@ from .attacks.on_ball import BallAttack
 from .inputs import check_eps, check_input, check_label, other_classes
 from .joint.bound import joint_bound
 from .layers.graph import Graph
-from .layers.rounding import output
+from .layers.rounding import logits
 from .margin.ball import Ball, scaled
 from .margin.bound import DENSE, ROWS, by_lines, only
 from .margin.branching import Node, branch
@@ -26,6 +26,7 @@ from .product.stage_norms import StageNorms
 from .reading.read import read
 
 NODES = 100_000
+UP = 1e-14  # outward, for a few operations
 SHORT = 20  # steps of the joint bound, where there are too many kinks for the margin certificate
 
 
@@ -79,7 +80,7 @@ def verify(
     eps = check_eps(eps, x0).clamp(min=EPS_MIN)
     graph = read(net, x0)
     x0 = x0.expand(eps.shape[0], *x0.shape[1:])
-    y, off = output(graph, x0, torch.float64)
+    y, off = logits(graph, x0)
     label = check_label(label, y)
     others = other_classes(label, y.shape[1])
     unit = torch.eye(y.shape[1], dtype=torch.float64, device=x0.device)
@@ -88,13 +89,14 @@ def verify(
     product = propagate(graph, x0, eps, norms)
     local = finish(graph, product, norms, C)
     assert local.fall is not None
-    lower = (C @ y[..., None])[..., 0] - 4.0 * off[:, None] - eps[:, None] * local.fall
+    nominal = (C @ y[..., None])[..., 0] - (C.abs() @ (off + UP * y.abs())[..., None])[..., 0]  # rounded down
+    lower = nominal - eps[:, None] * local.fall * (1.0 + UP) - UP * nominal.abs()
     attack = BallAttack(net, x0, eps, label, seed)
     open_ = (lower <= 0).nonzero()
     attack.descend(open_[:, 0], others[open_[:, 0], open_[:, 1]])
     jobs = []
     for b in range(len(x0)):
-        job = _Input(graph, net, x0[b : b + 1], float(eps[b]), C[b], lower[b], b, attack, effort, seed)
+        job = _Input(graph, net, x0[b : b + 1], float(eps[b]), C[b], nominal[b], lower[b], b, attack, effort, seed)
         jobs.append(job)
     shared = (time.monotonic() - began) / len(x0)
     for b, job in enumerate(jobs):
@@ -112,10 +114,11 @@ class _Input:
     """The stages of one input x0 (1, *shape); lower (m − 1,) rises from one to the next."""
 
     def __init__(
-        self, graph: Graph, net: nn.Module, x0: Tensor, eps: float, C: Tensor, lower: Tensor, number: int,
-        attack: BallAttack, effort: int, seed: int,
+        self, graph: Graph, net: nn.Module, x0: Tensor, eps: float, C: Tensor, nominal: Tensor, lower: Tensor,
+        number: int, attack: BallAttack, effort: int, seed: int,
     ) -> None:  # fmt: skip
-        self.graph, self.net, self.x0, self.eps, self.C, self.lower = graph, net, x0, eps, C, lower
+        self.graph, self.net, self.x0, self.eps, self.C = graph, net, x0, eps, C
+        self.nominal, self.lower = nominal, lower
         self.number, self.attack, self.effort, self.seed = number, attack, effort, seed
         self.verdict, self.stage, self.nodes, self.seconds, self.failure = "unknown", "product", 0, 0.0, 0.0
 
@@ -154,10 +157,9 @@ class _Input:
         self.stage = "joint"
         bound = joint_bound(self.net, self.x0, self.eps, outputs=self.C[self.open], effort=SHORT, seed=self.seed)
         assert bound.fall is not None
-        y, off = output(self.graph, self.x0, torch.float64)
-        self.lower[self.open] = torch.maximum(
-            self.lower[self.open], (self.C[self.open] @ y[0]) - 4.0 * off - self.eps * bound.fall[0]
-        )
+        nominal = self.nominal[self.open]
+        found = nominal - self.eps * bound.fall[0] * (1.0 + UP) - UP * nominal.abs()
+        self.lower[self.open] = torch.maximum(self.lower[self.open], found)
         self.failure = bound.failure_probability
 
     def _margin(self, local: Local, deadline: float) -> None:

@@ -17,6 +17,7 @@ from ..joint_operator import Block, Plan
 from ..joint_operator.pooling import Level
 from ..layers.activations import PiecewiseLinear
 from ..layers.layer import INPUT
+from ..layers.rounding import roundings
 from ..layers.stage import Stage
 from ..numerics import UNDERFLOW, gamma_n
 
@@ -154,5 +155,4 @@ class Bent:
 
 def rounding_factor(stage: Stage, levels: int = 0) -> float:
     """γ for the sums of a stage, of its adjoint and of the nominal value, and for the units that follow it."""
-    summing = max(1, len(stage.layers))
-    return 4.0 * gamma_n((stage.terms + 4) * summing + 16 + 8 * levels)
+    return 4.0 * gamma_n(roundings(stage) + 16 + 8 * levels)

@@ -117,6 +117,7 @@ class _Problem:
         L, bad = torch.linalg.cholesky_ex(Z)
         LX, bad_X = torch.linalg.cholesky_ex(at.X)
         ok = (bad == 0) & (bad_X == 0) & torch.isfinite(at.mu).all(1)
+        L = torch.where(ok[:, None, None], L, torch.eye(L.shape[1], dtype=L.dtype, device=L.device))
         inverse = torch.cholesky_inverse(L)
         gap = (at.X * Z).sum((1, 2)) + (at.mu * at.slack).sum(1)
         residual = (self.relaxation.values(at.X) + at.slack - self.right).masked_fill(self.fixed, 0.0)

@@ -17,6 +17,7 @@ from ..joint_operator.pooling import tournament
 from ..layers.activations import RELU, Activation, PiecewiseLinear
 from ..layers.graph import Graph
 from ..layers.layer import INPUT
+from ..layers.rounding import row_norms, sizes
 from ..layers.stage import Stage
 from ..numerics import UNDERFLOW, gamma_n
 from ..product.propagation import Source, times
@@ -81,14 +82,14 @@ def _stage_ends(stage: Stage, known: Mapping[str, Ends], eps: float, product: Ma
     """The output of a stage: intervals through its layers, and y0 ± ε Σ_s ‖a_i,s D_s‖·gain_s."""
     read = {name: known[name] for name in stage.sources}
     y0 = stage.affine({name: ends.y0 for name, ends in read.items()})
-    size = stage.affine({name: ends.size for name, ends in read.items()}, Tensor.abs_).clamp(min=0.0)
+    size = sizes(stage, {name: ends.size for name, ends in read.items()})
     middle = stage.affine({name: 0.5 * (ends.low + ends.high) for name, ends in read.items()})
     half = stage.apply({name: 0.5 * (ends.high - ends.low) for name, ends in read.items()}, Tensor.abs_).clamp(min=0.0)
     reach = torch.zeros_like(y0)
     for name in stage.sources:
         source = product[name]
         gain = source.gain.double().reshape(-1)[0].expand_as(y0)
-        reach = reach + times(stage.row_norms(name, source.live.double()), gain)
+        reach = reach + times(row_norms(stage, name, source.live), gain)
     off = rounding_factor(stage) * (size + UNDERFLOW)
     low = torch.maximum(middle - half, y0 - eps * reach) - off
     high = torch.minimum(middle + half, y0 + eps * reach) + off

@@ -33,9 +33,9 @@ class Solved:
 def solve_all(ball: Ball, starts: Tensor, targets: Tensor, tolerance: float, steps: int, seed: int = 0) -> Solved:
     """Work on every function of `ball` until its bound is above its target (K,), or cannot be, or to `tolerance`.
 
-    starts: (K, M) multipliers to begin from, without t. Multipliers of one function serve the others, up to scale: the hardest goes first, and every step of it is tried on
-    all that are open. `tolerance` is relative to how far the first bound is below the nominal value. At most `steps` for a
-    function.
+    starts: (K, M) multipliers to begin from, without t. Those of one function serve the others, up to scale: the
+    hardest goes first, and every step of it is tried on all that are open. `tolerance` is relative to how far the first
+    bound is below the nominal value. At most `steps` for a function.
     """
     relaxation, K = ball.relaxation, len(ball.functions)
     origin = list(starts.split(1))  # the multipliers from which each begins
