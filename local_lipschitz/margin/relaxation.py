@@ -124,7 +124,7 @@ class Relaxation:
         return Ka[:, :, a], Ka[:, :, b] - Ka[:, :, :1] * less, Kb[:, :, b] - Kb[:, :, :1] * less
 
     def attained(self, mu: Tensor, c: Tensor) -> Tensor:
-        """(B,) the largest t with Z ⪰ 0 for the other multipliers of mu, and functions c (B, N); NaN where there is none.
+        """(B,) the largest t with Z ⪰ 0 for the other multipliers of mu, and functions c (B, N); NaN if there is none.
 
         t = Z_00 − z_0ᵀ Z_11⁻¹ z_0, with Z for t = 0.
         """
