@@ -94,10 +94,10 @@ def verify(
     attack = BallAttack(net, x0, eps, label, seed)
     open_ = (lower <= 0).nonzero()
     attack.descend(open_[:, 0], others[open_[:, 0], open_[:, 1]])
-    jobs = []
-    for b in range(len(x0)):
-        job = _Input(graph, net, x0[b : b + 1], float(eps[b]), C[b], nominal[b], lower[b], b, attack, effort, seed)
-        jobs.append(job)
+    jobs = [
+        _Input(graph, net, attack, effort, seed, b, x0[b : b + 1], float(eps[b]), C[b], nominal[b], lower[b])
+        for b in range(len(x0))
+    ]
     shared = (time.monotonic() - began) / len(x0)
     for b, job in enumerate(jobs):
         job.decide(only(product, b), shared, time_limit)
@@ -110,17 +110,26 @@ def verify(
     )  # fmt: skip
 
 
+@dataclass
 class _Input:
-    """The stages of one input x0 (1, *shape); lower (m − 1,) rises from one to the next."""
+    """The stages of one input x0 (1, *shape); lower (m − 1,) rises from one to the next. nominal: rounded down."""
 
-    def __init__(
-        self, graph: Graph, net: nn.Module, x0: Tensor, eps: float, C: Tensor, nominal: Tensor, lower: Tensor,
-        number: int, attack: BallAttack, effort: int, seed: int,
-    ) -> None:  # fmt: skip
-        self.graph, self.net, self.x0, self.eps, self.C = graph, net, x0, eps, C
-        self.nominal, self.lower = nominal, lower
-        self.number, self.attack, self.effort, self.seed = number, attack, effort, seed
-        self.verdict, self.stage, self.nodes, self.seconds, self.failure = "unknown", "product", 0, 0.0, 0.0
+    graph: Graph
+    net: nn.Module
+    attack: BallAttack
+    effort: int
+    seed: int
+    number: int
+    x0: Tensor
+    eps: float
+    C: Tensor
+    nominal: Tensor
+    lower: Tensor
+    verdict: str = "unknown"
+    stage: str = "product"
+    nodes: int = 0
+    seconds: float = 0.0
+    failure: float = 0.0
 
     @property
     def open(self) -> Tensor:

@@ -24,6 +24,7 @@ MAY_IMPORT = {  # besides the base; what is not here is the package's face or th
     "joint": {"joint_operator", "product", "reading", "layers", "norms"},
     "margin": {"joint", "joint_operator", "product", "reading", "layers", "norms", "attacks"},
     "radius": {"margin", "joint", "product", "reading", "layers"},
+    "verify": {"margin", "joint", "product", "reading", "layers", "attacks"},
 }
 OUTSIDE = {"networks", "other_methods", "script_tools", "my_config", "benchmarks", "tests"}
 NETWORK_ACCESS = {"urllib", "http", "socket", "requests", "torch.hub"}

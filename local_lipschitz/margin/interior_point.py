@@ -18,6 +18,7 @@ from .relaxation import Relaxation, objective
 
 FRACTION = 0.95  # of the way to the boundary
 DOUBT = 10.0  # by how much more than now the residuals of X may weigh in the end
+SMALL = 100  # rows of a matrix whose eigenvalues are all computed instead
 LANCZOS = 16  # steps that find how far that is
 
 
@@ -189,8 +190,14 @@ class _Solver:
 
 
 def _way(L: Tensor, D: Tensor) -> Tensor:
-    """(B,) about the largest a with LLᵀ + a D ⪰ 0, rather less than more; by Lanczos on L⁻¹DL⁻ᵀ."""
+    """(B,) about the largest a with LLᵀ + a D ⪰ 0, rather less than more; by Lanczos on L⁻¹DL⁻ᵀ if that is large."""
     n = D.shape[-1]
+    if n <= SMALL:
+        S = torch.linalg.solve_triangular(L, torch.linalg.solve_triangular(L, D, upper=False).mT, upper=False)
+        if not bool(torch.isfinite(S).all()):
+            return torch.zeros(len(D), dtype=D.dtype, device=D.device)
+        smallest = torch.linalg.eigvalsh(0.5 * (S + S.mT))[:, 0]
+        return torch.where(smallest < 0, -1.0 / smallest.clamp(max=-1e-12), 1e12)
     v = torch.cos(torch.arange(n, dtype=D.dtype, device=D.device) * 1.7 + 0.3).expand(len(D), n)[..., None]
     v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True)
     basis, alphas, betas = [v], [], []
