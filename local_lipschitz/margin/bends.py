@@ -85,7 +85,7 @@ class Bent:
 
     def add(self, plan: Plan, levels: list[Level], size: Tensor) -> None:
         """A block, still without kinks."""
-        self.blocks.append(Block(plan, plan.stage.to(torch.float64), levels))
+        self.blocks.append(Block(plan, plan.stage.to(torch.float64), size, levels))
         self.sizes.append(size)
 
     @property
