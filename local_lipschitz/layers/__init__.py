@@ -1,1 +1,12 @@
-"""The network as linear maps and nonlinear units."""
+"""The network as linear maps and nonlinear units.
+
+layer.py: one layer: a linear map with its bias, a sum, a concatenation, or a nonlinear function.
+stage.py: everything affine between two nonlinear layers.
+graph.py: a network as layers that know their inputs by name, and its stages.
+linear_maps.py: weights: dense, convolution, diagonal, one matrix an axis.
+products.py: products with constant matrices along some of the dimensions.
+rearranging.py: every output is one of the inputs, or 0.
+activations.py: elementwise functions by their anchored secant slopes.
+max_pooling.py: max pooling by its windows.
+rounding.py: what rounding may have changed in nominal values and pulled-back rows.
+"""

@@ -1,6 +1,14 @@
 """From an nn.Module to a graph of named layers.
 
-read: the one way in. tracer: runs a module once on a symbol (symbol) and turns each call into operations of the graph
-by the function table (function_table; affine_functions, nonlinear_functions, tensor_functions). folding: batch norm
-into the layer before it. checks: what must hold of the module, and that the graph computes what it computes.
+read.py: the one way in.
+tracer.py: runs a module once on a symbol, and records which functions it calls on what.
+symbol.py: the symbol that stands for a tensor, and the recording.
+modules.py: the tree of modules: names, wrappers, what must be put back.
+arguments.py: how torch's functions take their arguments.
+function_table.py: what each torch function is, by the handlers in the files *_functions.py:
+    affine_functions.py, product_functions.py, arithmetic_functions.py, rearranging_functions.py,
+    separable_functions.py, activation_functions.py, maximum_functions.py.
+folding.py: diagonal maps into the affine layers before them; what the output does not need is left out.
+checks.py: what must hold of the numbers of a module and of its graph.
+comparison.py: the module run for real beside the graph.
 """
