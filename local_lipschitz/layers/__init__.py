@@ -7,6 +7,9 @@ linear_maps.py: weights: dense, convolution, diagonal, one matrix an axis.
 products.py: products with constant matrices along some of the dimensions.
 rearranging.py: every output is one of the inputs, or 0.
 activations.py: elementwise functions by their anchored secant slopes.
+smooth_activations.py: the same of smooth ones, convex or concave between known points.
+smooth_functions.py, gated_functions.py: their values, slopes and averages, without cancellation.
 max_pooling.py: max pooling by its windows.
+short_sums.py: long float32 sums in blocks.
 rounding.py: what rounding may have changed in nominal values and pulled-back rows.
 """
