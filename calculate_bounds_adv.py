@@ -39,24 +39,25 @@ from local_lipschitz.attacks.gradient import (
     pixel_distance,
 )
 from networks import mnist as network
-from script_tools import command_line, results
-from script_tools.certificates import CERTIFICATES, METHODS
+from script_tools import certificates, command_line, results
+from script_tools.certificates import CERTIFICATES, DECISIONS, METHODS, PROOFS
+from script_tools.decided_radius import decided_radius
 from script_tools.distances import ATTACKS, Distances, contradictions, from_arrays, table, to_arrays
 
-QUICK = [*(name for name, (certificate, _) in METHODS.items() if not certificate.costly), *ATTACKS]
+QUICK = [*certificates.QUICK, *ATTACKS]
 
 
 def arguments() -> argparse.Namespace:
     options = command_line.parser(__doc__, network)
     options.add_argument("--input", nargs="+", type=Path, metavar="IMAGE", help="files (default: the nominal input)")
     options.add_argument(
-        "--methods", nargs="+", default=QUICK, choices=[*METHODS, *ATTACKS], metavar="METHOD",
-        help=f"of {', '.join([*METHODS, *ATTACKS])} (default: all but the joint ones, which take long)",
+        "--methods", nargs="+", default=QUICK, choices=[*PROOFS, *ATTACKS], metavar="METHOD",
+        help=f"of {', '.join([*PROOFS, *ATTACKS])} (default: all but joint, margin, branching, which take long)",
     )  # fmt: skip
     options.add_argument("--tolerance", type=float, default=2e-3, help="of one spectral norm (default: 2e-3)")
     joint = CERTIFICATES["joint"]
     options.add_argument(
-        "--joint-rtol", type=float, default=joint.rtol, help="relative tolerance of joint's radius (default: 0.05)"
+        "--joint-rtol", type=float, default=joint.rtol, help="relative tolerance of those radii (default: 0.05)"
     )
     options.add_argument(
         "--joint-effort", type=int, default=joint.effort["one"],
@@ -80,15 +81,24 @@ def certified_distances(
     net: nn.Module, x0: Tensor, scale: Tensor | None, args: argparse.Namespace, method: str
 ) -> Distances:
     """One of the certificates. ‖Δx‖ ≤ r in normalised units holds wherever ‖Δ pixels‖ ≤ r·(smallest std)."""
+    start = time.perf_counter()
+    if method in DECISIONS:
+        radii, limiting = decided_radius(net, x0, DECISIONS[method].decide, args.joint_rtol, args.seed)
+    else:
+        radii, limiting = by_bound(net, x0, args, method)
+    radius = radii.cpu().numpy()
+    pixels = np.full_like(radius, np.nan) if scale is None else radius * float(scale.min())
+    return Distances(radius, pixels, limiting.cpu().numpy(), time.perf_counter() - start, np.empty(0))
+
+
+def by_bound(net: nn.Module, x0: Tensor, args: argparse.Namespace, method: str) -> tuple[Tensor, Tensor]:
+    """(radius, limiting class) of every input by a bound of the Lipschitz constant."""
     certificate, rule = METHODS[method]
     options: dict[str, Any] = {"rtol": certificate.rtol, "tolerance": args.tolerance, "seed": args.seed}
     if certificate.costly:
         options |= {"rtol": args.joint_rtol, "effort": args.joint_effort}
-    start = time.perf_counter()
     result = certified_radius(net, x0, certificate.function, rule, **options)
-    radius = result.radius.cpu().numpy()
-    pixels = np.full_like(radius, np.nan) if scale is None else radius * float(scale.min())
-    return Distances(radius, pixels, result.limiting_class.cpu().numpy(), time.perf_counter() - start, np.empty(0))
+    return result.radius, result.limiting_class
 
 
 def attack(
@@ -139,11 +149,11 @@ def main() -> None:
     settings |= {"random_weights": args.random_weights, "seed": args.seed, "tolerance": args.tolerance}
     settings |= {"joint_rtol": args.joint_rtol, "joint_effort": args.joint_effort}
     arrays = results.resume(path, settings) or {"x0": x0.cpu().numpy(), "label": np.array(label)}
-    wanted = [name for name in [*METHODS, *ATTACKS] if name in args.methods]
+    wanted = [name for name in [*PROOFS, *ATTACKS] if name in args.methods]
     for name in (progress := tqdm(wanted)):
         progress.set_description(name)
         if f"{name}_distance" not in arrays:
-            if name in METHODS:
+            if name in PROOFS:
                 row = certified_distances(net, x0, scale, args, name)
             else:
                 row = attack(net, x0, scale, box, args.seed, name)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from local_lipschitz import certified_radius, global_bound, joint_bound, local_bound
+from local_lipschitz import certified_radius, global_bound, joint_bound, local_bound, verify
 
 torch.manual_seed(0)
 net = nn.Sequential(
@@ -37,3 +37,7 @@ print(f"certified radius         {low:.4f}")
 print(f"joint bound at ε = 0.1   {float(joint_bound(net, x0, 0.1)):.4f}")
 print(f"certified radius         {float(certified_radius(net, x0).radius):.4f} (pairwise, local bound)")
 print(f"certified radius         {float(certified_radius(net, x0, joint_bound, rtol=0.02).radius):.4f} (joint bound)")
+
+# Is one ball free of adversarial examples? Proved, refuted by a counterexample, or unknown after time_limit seconds.
+result = verify(net, x0, 2 * low, time_limit=20)
+print(f"at twice that radius     {result.verdict[0]} (by {result.stage[0]})")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from local_lipschitz import Bound, global_bound, joint_bound, local_bound
+from script_tools.decided_radius import Decide, by_branching, by_margin
 
 RULES = {"paper": "the paper's rule", "pairwise": "pairwise"}  # from a bound to a radius: `margins` of certified_radius
 
@@ -53,4 +54,28 @@ CERTIFICATES = {
     ),
 }  # fmt: skip
 
+
+@dataclass(frozen=True)
+class Deciding:
+    """A proof that a class holds on one ball; its radius is found by asking (script_tools/decided_radius.py)."""
+
+    decide: Decide
+    label: str
+
+
+DECISIONS = {
+    "margin": Deciding(by_margin, "margin bound"),
+    "branching": Deciding(by_branching, "branching"),
+}
+
 METHODS = {method: (row, rule) for row in CERTIFICATES.values() for method, rule in row.methods.items()}
+PROOFS = [*METHODS, *DECISIONS]  # what a radius can be certified by
+QUICK = [method for method, (certificate, _) in METHODS.items() if not certificate.costly]
+
+
+def title(method: str) -> str:
+    """What a radius that is certified by this method is called."""
+    if method in DECISIONS:
+        return DECISIONS[method].label
+    certificate, rule = METHODS[method]
+    return certificate.title(rule)

@@ -8,7 +8,8 @@ from types import ModuleType
 
 import numpy as np
 
-from script_tools.certificates import METHODS
+from script_tools import certificates
+from script_tools.certificates import PROOFS
 
 ATTACKS = {
     "fgsm": "FGSM",
@@ -40,16 +41,15 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Distances]:
     """The methods in a result file, certificates first."""
     return {
         method: Distances(*(arrays[f"{method}_{field.name}"] for field in fields(Distances)))  # type: ignore[arg-type]
-        for method in [*METHODS, *ATTACKS]
+        for method in [*PROOFS, *ATTACKS]
         if f"{method}_distance" in arrays
     }
 
 
 def title(network: ModuleType, method: str) -> str:
     """What a method is called in tables; the attacks say whether they keep to valid images."""
-    if method in METHODS:
-        certificate, rule = METHODS[method]
-        return f"certified: {certificate.title(rule)}"
+    if method in certificates.PROOFS:
+        return f"certified: {certificates.title(method)}"
     images = method in KEEP_TO_IMAGES and network.box is not None
     return f"found: {ATTACKS[method]}{' (valid images)' if images else ''}"
 
@@ -71,7 +71,7 @@ def contradictions(rows: Mapping[str, Distances], names: list[str]) -> list[str]
     return [
         f"{name}: {attack} found one at {rows[attack].distance[i]:.6g}, {proof} certifies {rows[proof].distance[i]:.6g}"
         for i, name in enumerate(names)
-        for proof in rows.keys() & METHODS.keys()
+        for proof in rows.keys() & set(PROOFS)
         for attack in rows.keys() & ATTACKS.keys()
         if rows[attack].distance[i] < rows[proof].distance[i]
     ]

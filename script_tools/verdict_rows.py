@@ -16,6 +16,8 @@ STAGES = ["product", "attack", "joint", "margin", "branching", ""]
 class VerdictRow(NamedTuple):
     """One image at one ε: label −1 where it is not known; margin is the smallest lower bound of f_label − f_c there.
 
+    −inf where it is misclassified at x0.
+
     stage: by what it was decided, or where an unknown one ended. seconds: for this image alone.
     """
 

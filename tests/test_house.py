@@ -23,7 +23,6 @@ MAY_IMPORT = {  # besides the base; what is not here is the package's face or th
     "joint_operator": {"product", "layers", "norms"},
     "joint": {"joint_operator", "product", "reading", "layers", "norms"},
     "margin": {"joint", "joint_operator", "product", "reading", "layers", "norms"},
-    "verify": {"margin", "joint_operator", "joint", "product", "reading", "layers", "attacks"},
     "radius": {"margin", "joint", "product", "reading", "layers"},
     "verify": {"margin", "joint", "product", "reading", "layers", "attacks"},
 }

@@ -14,8 +14,8 @@ from scripts import ROOT, environment, run_here
 import local_lipschitz
 
 NAMES = (
-    "Bound", "JointBound", "Radius", "UnsupportedLayerError", "certified_radius", "describe", "global_bound",
-    "joint_bound", "local_bound",
+    "Bound", "JointBound", "MarginBound", "Radius", "UnsupportedLayerError", "Verdict", "certified_radius", "describe",
+    "global_bound", "joint_bound", "local_bound", "margin_bound", "verify",
 )  # fmt: skip
 MODULES = ("local_lipschitz.lower_bounds", "local_lipschitz.attacks.gradient", "networks", "other_methods")
 METHODS = ("eclipse", "lipmip", "lipopt", "lipsdp", "recurjac", "seqlip")
