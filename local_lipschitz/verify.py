@@ -14,7 +14,7 @@ from .joint.bound import joint_bound
 from .layers.graph import Graph
 from .layers.rounding import logits
 from .margin.ball import Ball, scaled
-from .margin.bound import DENSE, ROWS, by_lines, only
+from .margin.bound import DENSE, ROWS, UP, by_lines, fallen, only
 from .margin.branching import Node, branch
 from .margin.intervals import Local, NotDense, local_network
 from .margin.solve import proven, solve_all
@@ -26,7 +26,6 @@ from .product.stage_norms import StageNorms
 from .reading.read import read
 
 NODES = 100_000
-UP = 1e-14  # outward, for a few operations
 SHORT = 20  # steps of the joint bound, where there are too many kinks for the margin certificate
 
 
@@ -68,7 +67,7 @@ def verify(
     the margin certificate (docs/margin.md), or the joint bound where too many kinks may bend; branching on kinks.
 
     net, x0, eps: as in `local_bound`. label: (B,) the class of each input; None is the predicted one. effort: steps of
-    the interior-point method for a class. time_limit: seconds an input after which no new work is begun.
+    the interior-point method for a class. time_limit: seconds an input after which no new step is begun.
     Raises ValueError for a network of one output, an input that is not of its `label`, and what `local_bound` refuses.
     """
     began = time.monotonic()
@@ -90,7 +89,7 @@ def verify(
     local = finish(graph, product, norms, C)
     assert local.fall is not None
     nominal = (C @ y[..., None])[..., 0] - (C.abs() @ (off + UP * y.abs())[..., None])[..., 0]  # rounded down
-    lower = nominal - eps[:, None] * local.fall * (1.0 + UP) - UP * nominal.abs()
+    lower = fallen(nominal, local.fall, eps[:, None])
     attack = BallAttack(net, x0, eps, label, seed)
     open_ = (lower <= 0).nonzero()
     attack.descend(open_[:, 0], others[open_[:, 0], open_[:, 1]])
@@ -166,8 +165,7 @@ class _Input:
         self.stage = "joint"
         bound = joint_bound(self.net, self.x0, self.eps, outputs=self.C[self.open], effort=SHORT, seed=self.seed)
         assert bound.fall is not None
-        nominal = self.nominal[self.open]
-        found = nominal - self.eps * bound.fall[0] * (1.0 + UP) - UP * nominal.abs()
+        found = fallen(self.nominal[self.open], bound.fall[0], self.eps)
         self.lower[self.open] = torch.maximum(self.lower[self.open], found)
         self.failure = bound.failure_probability
 
@@ -175,7 +173,8 @@ class _Input:
         open_ = self.open.nonzero()[:, 0]
         rows = local.functions.pick(open_)
         ball, starts = scaled(local.kinks, rows), from_lines(local.kinks, local.kinks.lines(rows))
-        solved = solve_all(ball, starts, torch.full_like(self.lower[open_], 0.0), 1e-3, self.effort, self.seed)
+        targets = torch.zeros_like(self.lower[open_])
+        solved = solve_all(ball, starts, targets, 1e-3, self.effort, deadline, self.seed)
         self.lower[open_] = torch.maximum(self.lower[open_], proven(ball, solved))
         interior = moments(ball, self.seed)
         left = self.open[open_].nonzero()[:, 0].tolist()

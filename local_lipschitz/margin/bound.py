@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..inputs import check_eps, check_input, check_outputs
+from ..joint.bound import JointBound, joint_bound
 from ..layers.graph import Graph
 from ..layers.linear_maps import size
+from ..layers.rounding import logits
 from ..precision import no_tf32
 from ..product.bound import finish
 from ..product.propagation import EPS_MIN, Propagated, Source, propagate
@@ -22,16 +25,17 @@ from .start import from_lines
 
 ROWS = 6000  # kinks whose rows are formed
 DENSE = 1500  # kinks that the interior-point method takes
+UP = 1e-14  # outward, for a few operations
 
 
 @dataclass(frozen=True)
 class MarginBound:
     """Lower bounds on the ball of each of the `outputs` functions, for each input of the batch; lists of length B.
 
-    lower: (B, K) float64, outputs_k·f(x) ≥ lower for every x of the ball. nominal: (B, K), their values at x0. fall:
-    (B, K), (nominal − lower)/eps, never negative: at which rate they may fall. before_refinement: (B, K), lower with
-    the multipliers of the start. uncertain: {stage: kinks} that may bend on the ball. kinks: their total. steps: of the
-    interior-point method. status: "margin", or why it is that of the lines or of the product bound.
+    lower: (B, K) float64, outputs_k·f(x) ≥ lower for every x of the ball. nominal: (B, K), values at x0, rounded down.
+    fall: (B, K) ≥ (outputs_k·f(x0) − lower)/eps, never negative: at which rate they may fall. before_refinement: (B,
+    K), lower with the multipliers of the start. uncertain: {stage: kinks} that may bend on the ball. kinks: their
+    total. steps: of the interior-point method. status: "margin", or why it is that of the joint bound or of lines.
     failure_probability: of the product bound's norms, over our own random vectors; 0.0 if all were dense.
     """
 
@@ -44,6 +48,11 @@ class MarginBound:
     steps: list[int]
     status: list[str]
     failure_probability: float
+
+    @property
+    def value(self) -> Tensor:
+        """None: this is no bound of a norm."""
+        raise ValueError("a margin bound is of scalar functions, not of a norm; margins='pairwise' is wanted")
 
 
 @no_tf32()
@@ -77,25 +86,43 @@ def margin_bound(
     assert local.fall is not None
     x0 = x0.expand(eps.shape[0], *x0.shape[1:])
     job = Job(graph, target, effort, tolerance, seed)
-    results = [
-        job(x0[b : b + 1], float(eps[b]), outputs[b], only(product, b), local.fall[b]) for b in range(len(eps))
-    ]
-    lower, nominal, before = (torch.stack(each) for each in zip(*(r.values for r in results), strict=True))
-    fall = ((nominal - lower) / eps[:, None]).clamp(min=0.0)
+    results = []
+    for b in range(len(eps)):
+        result = job(x0[b : b + 1], float(eps[b]), outputs[b], only(product, b), local.fall[b])
+        if result.status != "margin":
+            joint = joint_bound(net, x0[b : b + 1], eps[b], outputs=outputs[b], effort=effort, seed=seed)
+            result = result.beside(joint, float(eps[b]))
+        results.append(result)
+    lower, nominal, before, high = (torch.stack(each) for each in zip(*(r.values for r in results), strict=True))
+    fall = ((high - lower) / eps[:, None] * (1.0 + UP)).clamp(min=0.0)
     return MarginBound(
         lower, nominal, fall, before, [r.uncertain for r in results], [sum(r.uncertain.values()) for r in results],
-        [r.steps for r in results], [r.status for r in results], norms.failure_spent,
+        [r.steps for r in results], [r.status for r in results],
+        norms.failure_spent + max(r.failure for r in results),
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one input. values: lower, nominal and before refinement, each (K,)."""
+    """Of one input. values: lower, nominal, lower before refinement, nominal rounded up instead of down; each (K,)."""
 
-    values: tuple[Tensor, Tensor, Tensor]
+    values: tuple[Tensor, Tensor, Tensor, Tensor]
     uncertain: dict[str, int]
     steps: int
     status: str
+    failure: float = 0.0
+
+    def beside(self, joint: JointBound, eps: float) -> Result:
+        """The better of this and the joint bound."""
+        lower, nominal, before, high = self.values
+        assert joint.fall is not None
+        lower = torch.maximum(lower, fallen(nominal, joint.fall[0], eps))
+        return replace(self, values=(lower, nominal, before, high), failure=joint.failure_probability)
+
+
+def fallen(nominal: Tensor, fall: Tensor, eps: Tensor | float) -> Tensor:
+    """nominal − ε·fall, rounded down."""
+    return nominal - eps * fall * (1.0 + UP) - UP * nominal.abs()
 
 
 @dataclass(frozen=True)
@@ -113,16 +140,19 @@ class Job:
         try:
             local = local_network(self.graph, x0, eps, C, product, by_lines, ROWS)
         except NotDense as error:
-            nominal = C @ self.graph.forward(x0.double()).flatten()
-            raise NotImplementedError from error
-        nominal, off = local.functions.y0, local.functions.error
-        cheap = nominal - off - eps * fall
+            y, off = logits(self.graph, x0)
+            nominal, off = C @ y[0], C.abs() @ (off[0] + UP * y[0].abs())
+            cheap = fallen(nominal - off, fall, eps)
+            return Result((cheap, nominal - off, cheap, nominal + off), {}, 0, f"joint bound: {error}")
+        off = local.functions.error * (1.0 + UP) + UP * local.functions.y0.abs()
+        nominal, high = local.functions.y0 - off, local.functions.y0 + off
+        cheap = fallen(nominal, fall, eps)
         lines = torch.maximum(cheap, local.kinks.lines(local.functions).lower)
         if len(local.kinks) > DENSE:
-            status = f"lines: {len(local.kinks)} kinks may bend, {DENSE} are what dense algebra takes"
-            return Result((lines, nominal, lines), local.uncertain, 0, status)
+            status = f"joint bound or lines: {len(local.kinks)} kinks may bend, {DENSE} are what dense algebra takes"
+            return Result((lines, nominal, lines, high), local.uncertain, 0, status)
         lower, steps = self.refined(local, lines)
-        return Result((lower, nominal, lines), local.uncertain, steps, "margin")
+        return Result((lower, nominal, lines, high), local.uncertain, steps, "margin")
 
     def refined(self, local: Local, lines: Tensor) -> tuple[Tensor, int]:
         """Better bounds of the functions that are still open, (K,), and the steps taken."""
@@ -133,7 +163,7 @@ class Job:
         rows = local.functions.pick(open_)
         ball, starts = scaled(local.kinks, rows), from_lines(local.kinks, local.kinks.lines(rows))
         targets = torch.full_like(lines[open_], torch.inf if self.target is None else self.target)
-        solved = solve_all(ball, starts, targets, self.tolerance, self.effort, self.seed)
+        solved = solve_all(ball, starts, targets, self.tolerance, self.effort, math.inf, self.seed)
         better = lines.clone()
         better[open_] = torch.maximum(lines[open_], proven(ball, solved))
         return better, solved.steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -30,12 +31,15 @@ class Solved:
     steps: int = 0
 
 
-def solve_all(ball: Ball, starts: Tensor, targets: Tensor, tolerance: float, steps: int, seed: int = 0) -> Solved:
+def solve_all(
+    ball: Ball, starts: Tensor, targets: Tensor, tolerance: float, steps: int, deadline: float, seed: int = 0
+) -> Solved:
     """Work on every function of `ball` until its bound is above its target (K,), or cannot be, or to `tolerance`.
 
     starts: (K, M) multipliers to begin from, without t. Those of one function serve the others, up to scale: the
     hardest goes first, and every step of it is tried on all that are open. `tolerance` is relative to how far the first
-    bound is below the nominal value. At most `steps` for a function.
+    bound is below the nominal value. At most `steps` for a
+    function, and none is begun after the `deadline` of time.monotonic().
     """
     relaxation, K = ball.relaxation, len(ball.functions)
     origin = list(starts.split(1))  # the multipliers from which each begins
@@ -50,6 +54,8 @@ def solve_all(ball: Ball, starts: Tensor, targets: Tensor, tolerance: float, ste
         scale, _ = relaxation.shares(origin[k], c)
         now = begin(relaxation, c, scale * origin[k], result.X[k])
         for _ in range(steps):
+            if time.monotonic() > deadline:
+                break
             gap = tolerance * (ball.functions[k, :1] - result.before[k]).abs()
             before = now
             now = solve(relaxation, c, now, Goal(1, gap, targets[k : k + 1]))

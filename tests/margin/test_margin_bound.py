@@ -7,7 +7,8 @@ import torch
 from random_networks import random_network
 from torch import Tensor, nn
 
-from local_lipschitz import local_bound, margin_bound
+from local_lipschitz import certified_radius, joint_bound, local_bound, margin_bound, verify
+from local_lipschitz.attacks.gradient import gradient_ascent
 
 
 def least_found(net: nn.Module, x0: Tensor, eps: float, C: Tensor, seed: int = 0) -> Tensor:
@@ -32,6 +33,13 @@ def least_found(net: nn.Module, x0: Tensor, eps: float, C: Tensor, seed: int = 0
 def functions(m: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.cat([torch.eye(m, dtype=torch.float64), torch.randn(2, m, generator=generator, dtype=torch.float64)])
+
+
+def bending() -> tuple[nn.Sequential, Tensor]:
+    """A network with kinks near its input."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 3)).double().eval().requires_grad_(False)
+    return net, torch.randn(1, 3).double()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -83,7 +91,7 @@ def test_one_layer_of_absolute_values_is_exact():
 
 
 def test_a_batch_is_its_inputs_one_by_one():
-    net, x0 = random_network(2)
+    net, x0 = bending()
     generator = torch.Generator().manual_seed(1)
     x0 = torch.cat([x0, x0 + 0.1 * torch.randn(x0.shape, generator=generator, dtype=torch.float64)])
     eps = torch.tensor([0.1, 0.4])
@@ -94,7 +102,7 @@ def test_a_batch_is_its_inputs_one_by_one():
 
 
 def test_a_target_ends_the_work_early():
-    net, x0 = random_network(2)
+    net, x0 = bending()
     full = margin_bound(net, x0, 0.5)
     target = float(full.lower.min()) - 0.1
     early = margin_bound(net, x0, 0.5, target=target)
@@ -110,3 +118,29 @@ def test_bad_input_is_refused():
         margin_bound(net, x0, 0.1, effort=0)
     with pytest.raises(ValueError, match="outputs has shape"):
         margin_bound(net, x0, 0.1, outputs=torch.ones(2, 77))
+
+
+def test_a_certified_radius_by_the_margin_bound():
+    """Never beyond where an attack gets, never below the product bound's, and refused where a norm is wanted."""
+    net, x0 = bending()
+    ours = certified_radius(net, x0, margin_bound, rtol=1e-2)
+    assert float(ours.radius) >= float(certified_radius(net, x0, rtol=1e-2).radius)
+    assert float(ours.radius) <= float(gradient_ascent(net, x0).distance) * (1 + 1e-9)
+    assert verify(net, x0, ours.radius).verdict == ["verified"]
+    with pytest.raises(ValueError, match="margins='pairwise' is wanted"):
+        certified_radius(net, x0, margin_bound, margins="paper")
+
+
+def test_more_kinks_than_dense_algebra_takes(monkeypatch):
+    """The better of the lines and the joint bound, and where there are no rows, the joint bound; and it says so."""
+    net, x0 = bending()
+    C = functions(3, 2)[2:4]
+    found = least_found(net, x0, 0.5, C)
+    assert margin_bound(net, x0, 0.5, outputs=C).kinks[0] > 0
+    for name in ("DENSE", "ROWS"):
+        monkeypatch.setattr(f"local_lipschitz.margin.bound.{name}", 0)
+        bound = margin_bound(net, x0, 0.5, outputs=C)
+        assert bound.status[0].startswith("joint bound") and bound.steps == [0]
+        assert bool((bound.lower[0] <= found).all())
+        joint = joint_bound(net, x0, 0.5, outputs=C, effort=40)
+        assert bool((bound.fall <= joint.fall * (1 + 1e-6) + 1e-9).all())
