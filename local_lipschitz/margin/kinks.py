@@ -24,6 +24,11 @@ class Rows:
     def pick(self, which: Tensor) -> Rows:
         return Rows(self.y0[which], self.Q[which], self.T[which], self.error[which])
 
+    @classmethod
+    def join(cls, *several: Rows) -> Rows:
+        """The rows of all of them."""
+        return cls(*(torch.cat(each) for each in zip(*((r.y0, r.Q, r.T, r.error) for r in several), strict=True)))
+
     def __neg__(self) -> Rows:
         return Rows(-self.y0, -self.Q, -self.T, self.error)
 

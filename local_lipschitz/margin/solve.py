@@ -60,7 +60,7 @@ def solve_all(
             before = now
             now = solve(relaxation, c, now, Goal(1, gap, targets[k : k + 1]))
             result.steps += 1
-            if now is before or (float(now.t) <= float(before.t) and float(now.primal) >= float(before.primal)):
+            if torch.equal(now.mu, before.mu):  # no step was possible
                 break
             _note(result, ball, targets, now, origin, k)
             result.X[k] = now.X
