@@ -1,23 +1,32 @@
 """What each operator of an ONNX graph is in torch functions that the tracer follows.
 
-Arguments of an operator: its inputs, tensors or None, then its attributes by name. `x` is what depends on the network's
-input; its first dimension is the batch, also where the file says 1.
+Arguments of an operator: its inputs, tensors or None, then its attributes by name; one that it does not take is refused
+(TypeError), and NotImplementedError says what is not supported. `x` is what depends on the network's input; its first
+dimension is the batch, also where the file says 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from .onnx_windows import WINDOWS, integers
 
-def integers(values: Tensor | Sequence[int] | None) -> list[int]:
-    """Shapes, axes and the like, which newer opsets give as tensors and older ones as attributes."""
-    return [] if values is None else values.tolist() if isinstance(values, Tensor) else list(values)
+# Attributes that change nothing in inference, and inputs that have to be known without the network's input.
+WITHOUT_EFFECT = {
+    "BatchNormalization": ("momentum",), "Dropout": ("seed", "ratio"), "Cast": ("saturate",),
+    "MaxPool": ("storage_order",),
+}  # fmt: skip
+CONSTANT_INPUTS = {
+    "BatchNormalization": (1, 2, 3, 4), "Clip": (1, 2), "Conv": (1, 2), "ConvTranspose": (1, 2), "Dropout": (1, 2),
+    "Expand": (1,), "Gather": (1,), "Pad": (1, 2, 3), "PRelu": (1,), "ReduceMax": (1,), "ReduceMean": (1,),
+    "ReduceSum": (1,), "Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Unsqueeze": (1,),
+}  # fmt: skip
+DTYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 11: torch.float64}  # of a TensorProto
 
 
 def gemm(x, w, b=None, alpha=1.0, beta=1.0, transA=0, transB=0):
@@ -25,76 +34,22 @@ def gemm(x, w, b=None, alpha=1.0, beta=1.0, transA=0, transB=0):
     return y if b is None else y + beta * b
 
 
-def conv(x, w, b=None, strides=None, pads=None, dilations=None, group=1, **more):
-    n, auto_pad = w.dim() - 2, more.get("auto_pad", "NOTSET")
-    strides, dilations = strides or [1] * n, dilations or [1] * n
-    x = padded(x, _pads(x, w.shape[2:], strides, dilations, pads, auto_pad))
-    return CONVOLUTIONS[n](x, w, b, strides, 0, dilations, group)
-
-
-def conv_transpose(x, w, b=None, strides=None, pads=None, dilations=None, **more):
-    n, auto_pad = w.dim() - 2, more.get("auto_pad", "NOTSET")
-    output_padding, group = more.get("output_padding"), more.get("group", 1)
-    pads = pads or [0] * (2 * n)
-    if auto_pad not in ("NOTSET", "VALID") or pads[:n] != pads[n:]:
-        raise NotImplementedError("ConvTranspose with unequal pads")
-    convolution = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[n - 1]
-    return convolution(x, w, b, strides or 1, pads[:n], output_padding or 0, group, dilations or 1)
-
-
-def _pads(x, kernel, strides, dilations, pads, auto_pad) -> list[int]:
-    """(begin of each axis, end of each axis)."""
-    n = len(kernel)
-    if auto_pad in ("NOTSET", ""):
-        return list(pads or [0] * (2 * n))
-    if auto_pad == "VALID":
-        return [0] * (2 * n)
-    begin, end = [], []
-    for size, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True):
-        whole = max(0, (-(-size // s) - 1) * s + d * (k - 1) + 1 - size)
-        small, large = whole // 2, whole - whole // 2
-        begin.append(small if auto_pad == "SAME_UPPER" else large)
-        end.append(large if auto_pad == "SAME_UPPER" else small)
-    return begin + end
-
-
-def padded(x, pads: list[int], mode: str = "constant", value: float = 0.0):
-    """ONNX counts all begins, then all ends; torch goes by axes, the last one first. Axes before are not padded."""
-    n = len(pads) // 2
-    torchs = [p for i in reversed(range(n)) for p in (pads[i], pads[n + i])]
-    while torchs[-2:] == [0, 0]:
-        torchs = torchs[:-2]
-    return F.pad(x, torchs, mode, value) if mode == "constant" else F.pad(x, torchs, mode) if torchs else x
-
-
-def pad(x, pads=None, constant=None, axes=None, mode="constant", value=0.0):
-    counts, n = integers(pads), len(x.shape)
-    full = [0] * (2 * n)
-    for k, axis in enumerate(integers(axes) or range(n)):
-        full[axis % n], full[n + axis % n] = counts[k], counts[len(counts) // 2 + k]
-    mode = {"edge": "replicate", "reflect": "reflect", "wrap": "circular"}.get(mode, mode)
-    return padded(x, full, mode, float(constant) if constant is not None else value) if any(full) else x
-
-
-def pool(x, kernel_shape, strides=None, pads=None, dilations=None, average=False, **more):
-    auto_pad, ceil_mode = more.get("auto_pad", "NOTSET"), more.get("ceil_mode", 0)
-    count_include_pad = more.get("count_include_pad", 0)
-    n = len(kernel_shape)
-    strides, dilations = strides or [1] * n, dilations or [1] * n
-    pads = _pads(x, kernel_shape, strides, dilations, pads, auto_pad)
-    if pads[:n] != pads[n:]:
-        if average and not count_include_pad:
-            raise NotImplementedError("AveragePool with unequal pads that do not count")
-        x, pads = padded(x, pads, value=0.0 if average else -torch.inf), [0] * (2 * n)
-    if not average:
-        function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[n - 1]
-        return function(x, kernel_shape, strides, pads[:n], dilations, bool(ceil_mode))
-    averaging: Callable = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n - 1]
-    return averaging(x, kernel_shape, strides, pads[:n], bool(ceil_mode), bool(count_include_pad))
-
-
-def batch_normalization(x, scale, b, mean, var, epsilon=1e-5, **unused):
+def batch_normalization(x, scale, b, mean, var, epsilon=1e-5, training_mode=0):
+    if training_mode:
+        raise NotImplementedError("BatchNormalization in training mode")
     return F.batch_norm(x, mean, var, scale, b, False, 0.0, epsilon)
+
+
+def dropout(x, ratio=None, training_mode=None):
+    if training_mode is not None and bool(training_mode):
+        raise NotImplementedError("Dropout in training mode")
+    return x
+
+
+def cast(x, to):
+    if to not in DTYPES:
+        raise NotImplementedError(f"Cast to the data type {to} of ONNX")
+    return x.to(DTYPES[to])
 
 
 def clip(x, low=None, high=None, min=None, max=None):
@@ -111,8 +66,8 @@ def reshape(x, shape, allowzero=0):
 
 
 def flatten(x, axis=1):
-    if axis % (len(x.shape) + 1) not in (0, 1):
-        raise NotImplementedError(f"Flatten with axis {axis}, which makes one dimension of the batch and others")
+    if (axis + len(x.shape) if axis < 0 else axis) != 1:
+        raise NotImplementedError(f"Flatten with axis {axis}, which does not keep the batch by itself")
     return x.flatten(1)
 
 
@@ -124,7 +79,8 @@ def squeeze(x, axes=None):
 
 
 def unsqueeze(x, axes=None):
-    for axis in sorted(integers(axes)):
+    axes = integers(axes)
+    for axis in sorted(a % (len(x.shape) + len(axes)) for a in axes):
         x = x.unsqueeze(axis)
     return x
 
@@ -152,18 +108,29 @@ def split(x, sizes=None, axis=0, split=None, num_outputs=None):
 
 
 def reduce(x, axes=None, keepdims=1, noop_with_empty_axes=0, function: Callable = torch.mean):
-    axes = integers(axes) or list(range(len(x.shape)))
+    axes = integers(axes)
+    if not axes and noop_with_empty_axes:
+        return x
+    axes = axes or list(range(len(x.shape)))
     return function(x, axes, keepdim=bool(keepdims))
 
 
-def over_space(x, function: Callable):
-    """Over all but batch and channels, which stay as ones."""
-    return function(x, list(range(2, len(x.shape))), keepdim=True)
-
-
 def prelu(x, slope):
-    channels = slope.numel() in (1, x.shape[1])
-    return F.prelu(x, slope.flatten()) if channels else F.relu(x) - slope * F.relu(-x)
+    """The slope broadcasts as ONNX has it, from the last axis on."""
+    of_channels = slope.numel() == 1 or (slope.dim() == len(x.shape) - 1 and slope.numel() == slope.shape[0])
+    return F.prelu(x, slope.flatten()) if of_channels else F.relu(x) - slope * F.relu(-x)
+
+
+def expand(x, shape):
+    """Where the file has 1, also for the batch, the size of x stays."""
+    wanted = integers(shape)
+    sizes = [1] * (len(wanted) - len(x.shape)) + list(x.shape)
+    first = len(sizes) - len(wanted)
+    return x.expand(sizes[:first] + [n if m == 1 else m for n, m in zip(sizes[first:], wanted, strict=True)])
+
+
+def selu(x, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875):
+    return gamma * F.elu(x, alpha)
 
 
 def chained(function: Callable, first, *others):
@@ -172,17 +139,11 @@ def chained(function: Callable, first, *others):
     return first
 
 
-CONVOLUTIONS: dict[int, Callable] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 OPERATORS: dict[str, Callable] = {
+    **WINDOWS,
     "Gemm": gemm,
     "MatMul": torch.matmul,
-    "Conv": conv,
-    "ConvTranspose": conv_transpose,
     "BatchNormalization": batch_normalization,
-    "MaxPool": pool,
-    "AveragePool": partial(pool, average=True),
-    "GlobalAveragePool": partial(over_space, function=torch.mean),
-    "GlobalMaxPool": partial(over_space, function=torch.amax),
     "ReduceMean": reduce,
     "ReduceSum": partial(reduce, function=torch.sum),
     "ReduceMax": partial(reduce, function=torch.amax),
@@ -201,10 +162,11 @@ OPERATORS: dict[str, Callable] = {
     "Clip": clip,
     "HardSigmoid": lambda x, alpha=0.2, beta=0.5: (alpha * x + beta).clamp(0.0, 1.0),
     "HardSwish": F.hardswish,
+    "Silu": F.silu,  # no operator of ONNX: put together by onnx_forms.py
     "Sigmoid": torch.sigmoid,
     "Tanh": torch.tanh,
     "Elu": lambda x, alpha=1.0: F.elu(x, alpha),
-    "Selu": lambda x, alpha=0.0, gamma=0.0: F.selu(x),
+    "Selu": selu,
     "Celu": lambda x, alpha=1.0: F.celu(x, alpha),
     "Softplus": F.softplus,
     "Softsign": F.softsign,
@@ -222,10 +184,9 @@ OPERATORS: dict[str, Callable] = {
     "Split": split,
     "Slice": slice_,
     "Gather": gather,
-    "Pad": pad,
-    "Expand": lambda x, shape: x.expand(integers(shape)),
+    "Expand": expand,
     "Identity": lambda x: x,
-    "Dropout": lambda x, *rest, **options: x,
-    "Cast": lambda x, to=1, saturate=1: x.long() if to in (6, 7) and isinstance(x, Tensor) else x,
+    "Dropout": dropout,
+    "Cast": cast,
     "Shape": lambda x, start=0, end=None: torch.tensor(list(x.shape)[start:end]),
 }

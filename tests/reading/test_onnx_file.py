@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from local_lipschitz import UnsupportedLayerError, global_bound, local_bound, read_onnx
@@ -76,10 +77,85 @@ def test_a_convolution_with_constant_nodes_and_a_fixed_reshape(tmp_path):
 
 def test_what_is_refused(tmp_path):
     path = write(tmp_path / "net.onnx", [("Sin", ["x"], ["y"], {})], {}, [1, 3], [1, 3])
-    with pytest.raises(UnsupportedLayerError, match=r"node 'Sin_1' \(position 1\): the operator Sin is not supported"):
+    with pytest.raises(UnsupportedLayerError, match=r"node Sin \(position 1\): the operator Sin is not supported"):
         read_onnx(path)
     with pytest.raises(FileNotFoundError):
         read_onnx(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(ValueError, match="cannot read"):
         read_onnx(tmp_path / "text.onnx")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "message"),
+    [
+        ([("Flatten", ["x"], ["y"], {"axis": 0})], {}, "Flatten with axis 0"),
+        ([("ReduceMax", ["x"], ["a"], {"keepdims": 0}), ("Clip", ["x", "a"], ["y"], {})], {},
+         "'a' depends on the network's input"),
+        ([("Cast", ["x"], ["a"], {"to": 10}), ("Cast", ["a"], ["y"], {"to": 1})], {},
+         "Cast to the data type 10"),
+        ([("MaxPool", ["x"], ["a", "i"], {"kernel_shape": [2, 2]}), ("Cast", ["i"], ["y"], {"to": 1})], {},
+         "'i' is not supported: it is the second result"),
+        ([("BatchNormalization", ["x", "c", "c", "c", "c"], ["y", "m", "v"], {"training_mode": 1})],
+         {"c": np.ones(3, np.float32)}, "in training mode"),
+    ],
+)  # fmt: skip
+def test_what_would_be_read_as_something_else(tmp_path, nodes, constants, message):
+    shape = [1, 48] if nodes[-1][0] == "Flatten" else ["p", "q", "r", "s"]
+    with pytest.raises((UnsupportedLayerError, ValueError), match=message):
+        read_onnx(write(tmp_path / "net.onnx", nodes, constants, [1, 3, 4, 4], shape))
+
+
+def test_attributes_count(tmp_path):
+    """Against onnxruntime, which read_onnx compares with, and the formulas."""
+    nodes = [
+        ("Selu", ["x"], ["a"], {"alpha": 0.5, "gamma": 3.0}),
+        ("HardSigmoid", ["a"], ["b"], {"alpha": 0.3, "beta": 0.1}),
+        ("LeakyRelu", ["b"], ["c"], {"alpha": 0.7}), ("MaxPool", ["c"], ["d"], {"kernel_shape": [3, 3],
+         "strides": [2, 2], "auto_pad": "SAME_UPPER"}), ("ReduceMean", ["d"], ["y"], {"axes": [2, 3], "keepdims": 0}),
+    ]  # fmt: skip
+    net = read_onnx(write(tmp_path / "net.onnx", nodes, {}, ["n", 3, 4, 4], ["n", 3]))
+    x = torch.from_numpy(draw(2, 3, 4, 4))
+    a = (0.3 * 3.0 * F.elu(x, 0.5) + 0.1).clamp(0.0, 1.0)
+    d = F.max_pool2d(F.pad(a, (0, 1, 0, 1), value=-torch.inf), 3, 2)
+    torch.testing.assert_close(net(x), d.mean((2, 3)))
+    assert (local_bound(net, x, 0.1).value > 0).all()
+
+
+def test_open_sizes_are_asked_for(tmp_path):
+    nodes = [("GlobalAveragePool", ["x"], ["a"], {}), ("Flatten", ["a"], ["y"], {})]
+    path = write(tmp_path / "net.onnx", nodes, {}, ["n", 3, "height", "width"], ["n", 3])
+    with pytest.raises(ValueError, match=r"\(n, 3, height, width\), which leaves more.*input_shape"):
+        read_onnx(path)
+    with pytest.raises(ValueError, match=r"input_shape is \(4, 5, 5\)"):
+        read_onnx(path, input_shape=(4, 5, 5))
+    net = read_onnx(path, input_shape=(3, 5, 6))
+    assert net.input_shape == (3, 5, 6)
+    bound = float(global_bound(net, torch.zeros(1, 3, 5, 6), tolerance=1e-6))
+    assert bound == pytest.approx(30**-0.5, rel=1e-5)
+
+
+def test_smooth_forms_written_out(tmp_path):
+    """SiLU with its factors exchanged, the tanh form of GELU, Hardswish by a clip: each as the function itself."""
+    scalars = {"half": 0.5, "one": 1.0, "three": 3.0, "zero": 0.0, "six": 6.0, "cubic": 0.044715, "root": 0.7978845608}
+    constants = {name: np.array(value, np.float32) for name, value in scalars.items()}
+    nodes = [
+        ("Sigmoid", ["x"], ["s"], {}), ("Mul", ["s", "x"], ["a"], {}),
+        ("Pow", ["a", "three"], ["b1"], {}), ("Mul", ["b1", "cubic"], ["b2"], {}), ("Add", ["a", "b2"], ["b3"], {}),
+        ("Mul", ["root", "b3"], ["b4"], {}), ("Tanh", ["b4"], ["b5"], {}), ("Add", ["one", "b5"], ["b6"], {}),
+        ("Mul", ["half", "a"], ["b7"], {}), ("Mul", ["b7", "b6"], ["b"], {}),
+        ("Add", ["b", "three"], ["c1"], {}), ("Clip", ["c1", "zero", "six"], ["c2"], {}),
+        ("Mul", ["b", "c2"], ["c3"], {}), ("Div", ["c3", "six"], ["c"], {}), ("MatMul", ["c", "m"], ["y"], {}),
+    ]  # fmt: skip
+    constants["m"] = draw(4, 2)
+    net = read_onnx(write(tmp_path / "net.onnx", nodes, constants, ["n", 4], ["n", 2]))
+    last = nn.Linear(4, 2, bias=False)
+    last.weight.data = torch.from_numpy(draw(4, 2).T.copy())
+    theirs = nn.Sequential(nn.SiLU(), nn.GELU(approximate="tanh"), nn.Hardswish(), last).eval()
+    x0 = torch.from_numpy(draw(3, 4))
+    torch.testing.assert_close(net(x0), theirs(x0))
+    torch.testing.assert_close(local_bound(net, x0, 0.1).value, local_bound(theirs, x0, 0.1).value, rtol=1e-6, atol=0.0)
+    wrong = [("Sigmoid", ["a"], ["s"], {}), ("Mul", ["s", "x"], ["y"], {})]  # not of the same x
+    path = write(tmp_path / "wrong.onnx", [("Neg", ["x"], ["a"], {}), *wrong], {}, ["n", 4], ["n", 4])
+    with pytest.raises(UnsupportedLayerError):
+        local_bound(read_onnx(path), x0, 0.1)
