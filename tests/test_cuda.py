@@ -5,7 +5,7 @@ import torch
 from explicit import jacobian
 from torch import nn
 
-from local_lipschitz import certified_radius, describe, global_bound, joint_bound, local_bound
+from local_lipschitz import certified_radius, describe, global_bound, joint_bound, local_bound, margin_bound, verify
 from local_lipschitz.lower_bounds import gradient_lower_bound, random_lower_bound
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -123,3 +123,16 @@ def test_cuda_tf32_and_autocast_do_not_enter(net, x0):
         assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize("eps", [1e-2, 0.1])
+def test_cuda_margin_bound_and_verdicts(net, x0, eps):
+    net = net.to(x0.dtype)
+    on_cpu, verdict = margin_bound(net, x0, eps), verify(net, x0, eps, time_limit=20.0)
+    net, x = net.cuda(), x0.cuda()
+    bound, again = margin_bound(net, x, eps), verify(net, x, eps, time_limit=20.0)
+    assert bound.lower.is_cuda and bound.status == on_cpu.status
+    torch.testing.assert_close(bound.lower.cpu(), on_cpu.lower, rtol=1e-2, atol=1e-3)
+    assert again.verdict == verdict.verdict and again.lower.is_cuda
+    points = x.double() + eps * torch.nn.functional.normalize(torch.randn_like(x.double()).flatten(1)).reshape(x.shape)
+    assert (net.double()(points) >= bound.lower).all()
