@@ -5,7 +5,7 @@ import math
 import pytest
 import scipy.sparse.linalg
 import torch
-from test_bounds import paper_product
+from paper_product import paper_product
 from torch import nn
 from torchvision.models.vgg import make_layers
 

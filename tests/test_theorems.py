@@ -6,9 +6,8 @@ import random
 import pytest
 import torch
 from campaign import jacobians
-from explicit import matrix_of, randomise
+from explicit import matrix_of, operator_of, randomise
 from random_networks import random_dense, random_network
-from test_spectral import operator_of
 from torch import nn
 
 from local_lipschitz import local_bound

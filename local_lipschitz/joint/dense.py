@@ -208,7 +208,8 @@ class Rows:
         gram = torch.cat([torch.cat([gram, cross.T], 1), torch.cat([cross, self.NN + (self.P * mu) @ self.P.T], 1)])
         groups = torch.arange(G, device=mu.device)
         for i in range(len(gamma)):
-            at = torch.cat([groups, torch.arange(G + i, G + i + 1) if each else torch.arange(G, G + k)]).to(mu.device)
+            own = groups.new_tensor([G + i]) if each else torch.arange(G, G + k, device=mu.device)
+            at = torch.cat([groups, own])
             part = gram[at][:, at]
             for attempt in range(ATTEMPTS):
                 if float(gamma[i]) == 0.0 and not bool(part[G:].any()):

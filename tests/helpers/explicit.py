@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from local_lipschitz.norms.lanczos import Operator
+from local_lipschitz.numerics import gamma_n
+
 
 def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """∂f/∂x at x (1, *shape), as a matrix (outputs, inputs)."""
@@ -47,3 +50,12 @@ def randomise(net: nn.Module, seed: int = 0) -> nn.Module:
             if name.endswith("running_var"):
                 buffer.copy_(0.1 + torch.rand(buffer.shape, generator=generator, dtype=torch.float64))
     return net
+
+
+def operator_of(M, **masks):
+    """The operator of a batch of explicit matrices (B, m, n)."""
+    batch, m, n = M.shape
+    return Operator(
+        batch, m, n, lambda v: (M @ v[:, :, None])[:, :, 0], lambda u: (M.mT @ u[:, :, None])[:, :, 0],
+        M.dtype, M.device, gamma_n(max(m, n), M.dtype) * M.double().abs().norm(dim=(1, 2)), **masks,
+    )  # fmt: skip

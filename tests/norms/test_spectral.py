@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from explicit import operator_of
 
 from local_lipschitz.norms import lanczos
 from local_lipschitz.norms import spectral_norm as spectral
@@ -13,15 +14,6 @@ from local_lipschitz.norms.lanczos import Lanczos, Operator
 from local_lipschitz.norms.ritz import Ritz
 from local_lipschitz.norms.spectral_norm import dense_norms, lanczos_norms
 from local_lipschitz.numerics import gamma_n
-
-
-def operator_of(M, **masks):
-    """The operator of a batch of explicit matrices (B, m, n)."""
-    batch, m, n = M.shape
-    return Operator(
-        batch, m, n, lambda v: (M @ v[:, :, None])[:, :, 0], lambda u: (M.mT @ u[:, :, None])[:, :, 0],
-        M.dtype, M.device, gamma_n(max(m, n), M.dtype) * M.double().abs().norm(dim=(1, 2)), **masks,
-    )  # fmt: skip
 
 
 def exact(M):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from paper_product import paper_product
 from random_networks import random_network
 from torch import nn
 
@@ -30,41 +31,6 @@ def test_published_values_of_compnet():
     # the published 0.425661 comes from 100 power steps, from below; the formula gives 0.425694
     assert local.tolist() == pytest.approx([0.389662, 0.425661], rel=1e-4)
     assert float(local[1]) == pytest.approx(paper_product(net.double(), x0, 0.1), rel=1e-6)
-
-
-def largest_singular_value(M):
-    return float(torch.linalg.matrix_norm(M, 2))
-
-
-def paper_product(net, x0, eps, norm=largest_singular_value):
-    """The paper's formula for a LeNet-like chain with explicit matrices in float64 and dense SVDs.
-
-    A convolution's matrix is the Jacobian of the layer, so nothing here shares code with the package.
-    """
-    x, D, radius, product = x0.double(), torch.ones(x0.numel(), dtype=torch.float64), eps, 1.0
-    modules = [module for module in net if not isinstance(module, nn.Flatten)]
-    for module, following in zip(modules, [*modules[1:], None], strict=True):
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            if isinstance(module, nn.Linear):
-                x = x.flatten(1)
-            A = torch.autograd.functional.jacobian(module, x).reshape(-1, x.numel())
-            y0 = module(x)
-            A = A * D
-            R = torch.ones(len(A), dtype=torch.float64)
-            if isinstance(following, nn.ReLU):
-                ybar = y0.flatten() + radius * A.norm(dim=1)
-                R = torch.where(y0.flatten() >= 0, 1.0, (ybar / (ybar - y0.flatten())).clamp(min=0.0).nan_to_num(0.0))
-                D = (ybar > 0).double() * (A.norm(dim=1) > 0)
-            L = norm((R[:, None] * A).detach())
-            x, radius, product = y0, radius * L, product * L
-        elif isinstance(module, nn.MaxPool2d):
-            D = module(D.reshape(x.shape)).flatten()
-            x = module(x)
-            overlap = math.ceil(module.kernel_size / module.stride) ** 2
-            radius, product = radius * math.sqrt(overlap), product * math.sqrt(overlap)
-        else:
-            x = module(x)
-    return float(product)
 
 
 def test_mnist_is_within_half_a_percent_above_the_exact_product():
