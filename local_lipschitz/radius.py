@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .inputs import check_between, check_input, check_label, other_classes
 from .layers.graph import Graph
 from .layers.rounding import logits
+from .margin.bound import margin_bound
 from .numerics import gamma_n
 from .precision import no_tf32
 from .product.bound import Bound, global_bound, local_bound
@@ -140,6 +141,10 @@ class _Certificate:
         if self.margins == "pairwise":
             unit = torch.eye(margin.shape[1] + 1, dtype=torch.float64, device=margin.device)
             options["outputs"] = unit[self.label[which]][:, None] - unit[others]
+            if self.bound is margin_bound:  # in units of the margins only the smallest of its bounds counts
+                unit_margin = margin.clamp(min=1e-200)
+                options["outputs"], options["smallest"] = options["outputs"] / unit_margin[..., None], True
+                margin = margin / unit_margin
         result = self.bound(*arguments, **options)
         if self.margins == "paper":
             L = math.sqrt(2.0) * result.value[:, None]

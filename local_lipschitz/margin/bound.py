@@ -61,7 +61,7 @@ class MarginBound:
 @torch.no_grad()
 def margin_bound(
     net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, target: float | None = None,
-    effort: int = 40, tolerance: float = 1e-3, failure_probability: float = 1e-9, seed: int = 0,
+    smallest: bool = False, effort: int = 40, tolerance: float = 1e-3, failure_probability: float = 1e-9, seed: int = 0,
 ) -> MarginBound:  # fmt: skip
     """Lower bounds of the functions outputs_k·f on ‖x − x0‖ ≤ eps, by the margin certificate.
 
@@ -72,7 +72,8 @@ def margin_bound(
     net, x0, eps: as in `local_bound`. outputs: (K, m) or (B, K, m); None is every output by itself. target: the work on
     a function ends once its bound is known to be above `target`, or never to reach it; None is as tight as `effort`,
     steps of the interior-point method for a function, and `tolerance`, relative to how far the bound lies below the
-    nominal value, allow. Raises as `local_bound` does. Source: docs/margin.md.
+    nominal value, allow. smallest: only the smallest of the K bounds is made as tight; the work on the others ends once
+    they are above it. Raises as `local_bound` does. Source: docs/margin.md.
     """
     check_input(x0)
     if effort < 1:
@@ -87,7 +88,7 @@ def margin_bound(
     local = finish(graph, product, norms, outputs)
     assert local.fall is not None
     x0 = x0.expand(eps.shape[0], *x0.shape[1:])
-    job = Job(graph, target, effort, tolerance, seed)
+    job = Job(graph, target, smallest, effort, tolerance, seed)
     results = []
     for b in range(len(eps)):
         result = job(x0[b : b + 1], float(eps[b]), outputs[b], only(product, b), local.fall[b])
@@ -133,6 +134,7 @@ class Job:
 
     graph: Graph
     target: float | None
+    smallest: bool
     effort: int
     tolerance: float
     seed: int
@@ -165,7 +167,8 @@ class Job:
         rows = local.functions.pick(open_)
         ball, starts = scaled(local.kinks, rows), from_lines(local.kinks, local.kinks.lines(rows))
         targets = torch.full_like(lines[open_], torch.inf if self.target is None else self.target)
-        solved = solve_all(ball, starts, targets, self.tolerance, self.effort, math.inf, self.seed)
+        sought = None if self.smallest else targets
+        solved = solve_all(ball, starts, sought, self.tolerance, self.effort, math.inf, self.seed)
         better = lines.clone()
         better[open_] = torch.maximum(lines[open_], proven(ball, solved))
         return better, solved.steps

@@ -32,16 +32,18 @@ class Solved:
 
 
 def solve_all(
-    ball: Ball, starts: Tensor, targets: Tensor, tolerance: float, steps: int, deadline: float, seed: int = 0
+    ball: Ball, starts: Tensor, targets: Tensor | None, tolerance: float, steps: int, deadline: float, seed: int = 0
 ) -> Solved:
     """Work on every function of `ball` until its bound is above its target (K,), or cannot be, or to `tolerance`.
 
     starts: (K, M) multipliers to begin from, without t. Those of one function serve the others, up to scale: the
     hardest goes first, and every step of it is tried on all that are open. `tolerance` is relative to how far the first
-    bound is below the nominal value. At most `steps` for a
+    bound is below the nominal value. Without targets only the smallest bound counts: the work on a function ends once
+    its bound is above one that is done. At most `steps` for a
     function, and none is begun after the `deadline` of time.monotonic().
     """
-    relaxation, K = ball.relaxation, len(ball.functions)
+    relaxation, K, smallest = ball.relaxation, len(ball.functions), targets is None
+    targets = torch.full_like(starts[:, 0], torch.inf) if targets is None else targets
     origin = list(starts.split(1))  # the multipliers from which each begins
     own = [relaxation.shares(mu, ball.functions[k : k + 1]) for k, mu in enumerate(origin)]
     scale, t = torch.cat([s for s, _ in own]), torch.cat([t for _, t in own])
@@ -58,17 +60,21 @@ def solve_all(
                 break
             gap = tolerance * (ball.functions[k, :1] - result.before[k]).abs()
             before = now
-            now = solve(relaxation, c, now, Goal(1, gap, targets[k : k + 1]))
+            goal = torch.full_like(gap, torch.inf) if smallest else targets[k : k + 1]
+            now = solve(relaxation, c, now, Goal(1, gap, goal))
             result.steps += 1
             if torch.equal(now.mu, before.mu):  # no step was possible
                 break
             _note(result, ball, targets, now, origin, k)
             result.X[k] = now.X
-            hopeless = targets[k].isfinite() & (now.primal[0] < targets[k])
-            if bool(result.closed[k] | hopeless) or float(now.primal - now.t) <= float(gap):
+            hopeless = not smallest and bool(targets[k].isfinite() & (now.primal[0] < targets[k]))
+            if hopeless or bool(result.closed[k]) or float(now.primal - now.t) <= float(gap):
                 break
         result.primal[k] = torch.minimum(result.primal[k], now.primal[0])
         result.closed[k] = True
+        if smallest:
+            targets = targets.clamp(max=float(result.t[k]))
+            result.closed |= result.t > targets
     return result
 
 
