@@ -150,7 +150,11 @@ def worth_it(net: nn.Module, x0: Tensor, name: str, points: int, asked_for: bool
 def batch_of(net: nn.Module, x0: Tensor) -> int:
     """How many ε to compute at once: as many as keep the widest layer's batch moderate."""
     widest = [x0.numel()]
-    hooks = [m.register_forward_hook(lambda m, i, out: widest.append(out.numel())) for m in net.modules()]
+
+    def note(module: nn.Module, inputs: tuple, out: Any) -> None:
+        widest.append(out.numel() if isinstance(out, Tensor) else 0)
+
+    hooks = [module.register_forward_hook(note) for module in net.modules()]
     with torch.no_grad():
         net(x0)
     for hook in hooks:

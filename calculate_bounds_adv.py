@@ -48,7 +48,7 @@ QUICK = [*certificates.QUICK, *ATTACKS]
 
 
 def arguments() -> argparse.Namespace:
-    options = command_line.parser(__doc__, network)
+    options = command_line.parser(__doc__, network, nominal=False)
     options.add_argument("--input", nargs="+", type=Path, metavar="IMAGE", help="files (default: the nominal input)")
     options.add_argument(
         "--methods", nargs="+", default=QUICK, choices=[*PROOFS, *ATTACKS], metavar="METHOD",
@@ -72,9 +72,7 @@ def inputs(network: ModuleType, x0: Tensor, files: list[Path] | None) -> tuple[T
     """The inputs (N, *shape) and what to call them."""
     if not files:
         return x0, ["nominal"]
-    if network.load_image is None:
-        raise ValueError(f"--input: the input of {network.name} is not an image; leave --input out for the nominal one")
-    return torch.cat([network.load_image(file) for file in files]).to(x0.device), [file.name for file in files]
+    return torch.cat([command_line.read_input(network, f) for f in files]).to(x0.device), [f.name for f in files]
 
 
 def certified_distances(

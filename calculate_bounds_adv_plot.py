@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import networks
 from networks import mnist as network
 from script_tools import command_line, distances, results
 from script_tools.distances import Distances, from_arrays
@@ -96,8 +95,8 @@ def show_changes(figure: plt.Figure, axes: np.ndarray, changes: list[np.ndarray]
 
 
 def main() -> None:
-    args = command_line.parser(__doc__, network).parse_args()
-    chosen = networks.load(args.network)
+    args = command_line.parser(__doc__, network, nominal=False).parse_args()
+    chosen = command_line.chosen_network(args)
     if chosen.box is None:
         raise ValueError(f"the input of {chosen.name} is not an image")
     path = chosen.data_dir / "adversarial.npz"

@@ -42,7 +42,7 @@ from script_tools.verdict_rows import VerdictRow
 
 
 def arguments() -> argparse.Namespace:
-    options = command_line.parser(__doc__, network)
+    options = command_line.parser(__doc__, network, nominal=False)
     source = options.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, metavar="DIR", help="certify the test set, which torchvision finds there")
     source.add_argument("--images", type=Path, metavar="DIR", help="certify the image files in a folder")

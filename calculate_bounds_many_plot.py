@@ -15,7 +15,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-import networks
 from networks import mnist as network
 from script_tools import certified_rows, command_line, results, verdict_rows
 from script_tools.certificates import CERTIFICATES, RULES
@@ -87,8 +86,8 @@ def newest(folder: Path, stems: Iterable[str], rows: Any) -> tuple[str, str] | N
 
 
 def main() -> None:
-    args = command_line.parser(__doc__, network).parse_args()
-    chosen = networks.load(args.network)
+    args = command_line.parser(__doc__, network, nominal=False).parse_args()
+    chosen = command_line.chosen_network(args)
     kinds = [newest(chosen.data_dir, FILES, certified_rows), newest(chosen.data_dir, [verdict_rows.STEM], verdict_rows)]
     found = [kind for kind in kinds if kind is not None]
     if not found:

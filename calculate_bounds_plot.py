@@ -15,8 +15,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from torch import Tensor
 
-import networks
 from networks import mnist as network
 from script_tools import command_line, results
 from script_tools.certificates import CERTIFICATES
@@ -74,12 +74,12 @@ def draw(curves: dict, title: str, log: bool, image: np.ndarray | None) -> plt.F
     return figure
 
 
-def nominal_image(network: ModuleType) -> np.ndarray:
+def nominal_image(network: ModuleType, x0: Tensor) -> np.ndarray:
     """The nominal input as pixels, (H, W) or (H, W, 3)."""
     if network.box is None:
         raise ValueError(f"--inset: the input of {network.name} is not an image")
     black, white = network.box
-    pixels = ((network.x0 - black) / (white - black)).clamp(0, 1)[0].permute(1, 2, 0)
+    pixels = ((x0 - black) / (white - black)).clamp(0, 1)[0].permute(1, 2, 0)
     return pixels.squeeze(-1).numpy()
 
 
@@ -100,14 +100,15 @@ def main() -> None:
     scale.add_argument("--linear", action="store_true", help="linear vertical axis")
     options.add_argument("--inset", action="store_true", help="the nominal image in the corner; global and local only")
     args = options.parse_args()
-    chosen = networks.load(args.network)
+    chosen = command_line.chosen_network(args)
     curves, random_weights = read_curves(chosen.data_dir)
+    image = nominal_image(chosen, command_line.nominal_input(chosen, args)) if args.inset else None
     if args.inset:
         curves = {name: curve for name, curve in curves.items() if name in ("global", "local")} or curves
     values = np.concatenate([value[value > 0] for _, value in curves.values()])
     log = args.log or (not args.linear and values.max() > 100 * values.min())
     title = f"{chosen.name}{', random weights' if random_weights else ''}"
-    figure = draw(curves, title, log, nominal_image(chosen) if args.inset else None)
+    figure = draw(curves, title, log, image)
     for suffix in ("png", "pdf"):
         path = chosen.data_dir / f"bounds.{suffix}"
         results.save_figure(figure, path)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import networks
 from other_methods.common.chain import Array, Chain, as_module, chain_of, random_chain
 from other_methods.common.network import Network, network_of
 from script_tools import command_line, results
@@ -105,9 +104,9 @@ def parser(description: str | None, eps: bool = True) -> argparse.ArgumentParser
     """The options that every method has."""
     formatter = argparse.RawDescriptionHelpFormatter
     options = command_line.Parser(description=description, formatter_class=formatter, allow_abbrev=False)
-    options.add_argument("--network", default="compnet", metavar="NAME", help="module in networks/ (default: compnet)")
+    command_line.network_options(options, "compnet")
+    options.add_argument("--input", metavar="FILE", help="nominal input: an image, or an array in a .npy file")
     options.add_argument("--widths", type=int, nargs="+", metavar="N", help="instead: random layers, as in 5 20 20 3")
-    options.add_argument("--random-weights", action="store_true", help="seeded random weights instead of trained ones")
     options.add_argument("--seed", type=command_line.seed, default=0, help="of random layers and weights (default: 0)")
     if eps:
         options.add_argument("--eps", type=float, default=0.1, help="radius about x0, of local bounds (default: 0.1)")
@@ -128,10 +127,8 @@ def problem(args: argparse.Namespace) -> Problem:
     check_options(args)
     if args.widths is not None:
         return problem_of(random_chain(args.widths, args.seed), "random " + "-".join(map(str, args.widths)))
-    network = networks.load(args.network)
-    if args.random_weights:
-        print(f"{network.name}: RANDOM weights (seed {args.seed}), not trained ones", flush=True)
-    return Problem(network.net(random_weights=args.random_weights, seed=args.seed), network.x0, network.name)
+    network = command_line.chosen_network(args)
+    return Problem(command_line.load_net(network, args), command_line.nominal_input(network, args), network.name)
 
 
 def limited(seconds: float, function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, float]:
