@@ -9,4 +9,6 @@ eclipse_passes, the fast form for layers that are no matrices
 lipopt      LiPopt                        global, local  l∞, scalar outputs
 lipmip      LipMIP                        local, exact   l∞ and l1
 recurjac    RecurJac and FastLip          local          l1, l2, l∞
+
+They read a network as a Chain and the inputs as a Ball or a Box (chain.py); what they share else is in common/.
 """

@@ -17,7 +17,7 @@ import numpy as np
 
 import local_lipschitz
 from other_methods.aol import aol
-from other_methods.common.chain import Array, Ball, Chain
+from other_methods.chain import Array, Ball, Chain
 from other_methods.common.network import Link, chain_of_segment
 from other_methods.common.script import Converted, Method, Problem
 from other_methods.eclipse import eclipse

@@ -17,7 +17,7 @@ from scipy.optimize import LinearConstraint, linprog, milp
 from scipy.sparse import csr_array, diags_array, eye_array, vstack
 from torch import Tensor
 
-from other_methods.common.chain import Array, Domain
+from other_methods.chain import Array, Domain
 from other_methods.common.preactivation import Bounds, gamma
 from other_methods.common.reduced import Reduced
 

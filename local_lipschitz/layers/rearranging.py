@@ -88,7 +88,7 @@ class Take(LinearMap):
 
     def adjoint(self, y: Tensor) -> Tensor:
         x = y.new_zeros(y.shape[0], size(self.in_shape))
-        return x.index_add_(1, self.index, y.flatten(1)).reshape(y.shape[0], *self.in_shape)
+        return x.index_add_(1, self.index, y.reshape(y.shape[0], -1)).reshape(y.shape[0], *self.in_shape)
 
     @cached_property
     def terms(self) -> int:  # type: ignore[override]

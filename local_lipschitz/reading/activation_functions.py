@@ -72,7 +72,9 @@ def hardtanh(x: Traced, min_val: float = -1.0, max_val: float = 1.0) -> Traced:
 
 
 def hardsigmoid(x: Traced) -> Traced:
-    return x.then(PiecewiseLinear((-3.0, 3.0), (0.0, 1.0 / 6.0, 0.0), 0.5))
+    """relu6(x + 3)/6. torch divides by 6 on the CPU; elsewhere it multiplies by the float32 number next to a sixth."""
+    sixth = 1.0 / 6.0 if x.device.type == "cpu" else float(torch.tensor(1.0 / 6.0, dtype=torch.float32))
+    return x.then(PiecewiseLinear((-3.0, 3.0), (0.0, sixth, 0.0), 3.0 * sixth))
 
 
 def softshrink(x: Traced, lambd: float = 0.5) -> Traced:

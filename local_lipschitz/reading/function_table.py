@@ -94,6 +94,7 @@ FUNCTIONS: dict[str, Callable] = {
     **dict.fromkeys(["mul", "imul", "rmul", "multiply"], arithmetic.mul),
     **dict.fromkeys(["div", "truediv", "itruediv", "divide", "true_divide"], arithmetic.div),
     **dict.fromkeys(["neg", "negative"], arithmetic.neg),
+    "masked_fill": arithmetic.masked_fill,
     # products with constants
     **dict.fromkeys(["matmul", "mm", "bmm"], product.matmul),
     "mv": product.mv,
@@ -137,6 +138,7 @@ FUNCTIONS: dict[str, Callable] = {
     "unfold": r.unfold,
     # joining, repeating
     **dict.fromkeys(["cat", "concat", "concatenate"], r.cat),
+    **dict.fromkeys(["hstack", "column_stack"], r.hstack),
     "stack": r.stack,
     **dict.fromkeys(["expand", "expand_as", "broadcast_to"], r.expand),
     "repeat": r.repeat,

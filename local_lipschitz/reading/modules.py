@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedLayerError
 
@@ -115,3 +116,32 @@ def unchanged(net: nn.Module) -> Iterator[None]:
             for container, content in [(attributes, before), *inner]:
                 container.clear()
                 (container.extend if isinstance(container, list) else container.update)(content)
+
+
+def setting_weights(net: nn.Module) -> list[nn.Module]:
+    """Modules whose weights are computed before they are used, by forward pre-hooks or parametrizations, and these."""
+    found = []
+    for module in module_names(net):
+        if module._forward_pre_hooks:
+            found.append(module)
+        if parametrize.is_parametrized(module):
+            found += [module, *module.parametrizations.modules()]
+    return found
+
+
+@contextmanager
+def in_float64(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, the float32 parameters and buffers of these modules themselves are float64 copies."""
+    kept = []
+    for module in modules:
+        for own in (module._parameters, module._buffers):
+            for name, value in own.items():
+                if value is not None and value.dtype is torch.float32:
+                    kept.append((own, name, value))
+                    copy = value.detach().double()
+                    own[name] = nn.Parameter(copy, requires_grad=False) if own is module._parameters else copy
+    try:
+        yield
+    finally:
+        for own, name, value in kept:
+            own[name] = value

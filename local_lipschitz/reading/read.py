@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -13,10 +14,11 @@ from ..layers.rearranging import Reshape
 from .checks import check_module, check_sizes
 from .comparison import check_numbers, check_output, points, run
 from .folding import fold, prune
-from .modules import eager, module_dtype, runnable, unchanged
+from .modules import eager, in_float64, module_dtype, module_names, runnable, setting_weights, unchanged
 from .smooth_functions import check_end
 from .tracer import Reader
 
+FULL = (torch.float32, torch.float64)
 
 @torch.no_grad()
 def read(net: nn.Module, x0: Tensor) -> Graph:
@@ -64,11 +66,25 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
 
 def _trace(net: nn.Module, x0: Tensor, dtype: torch.dtype) -> Graph:
     """The layers that the output needs, each as its user wrote it."""
-    return _one_output(prune(Reader(tuple(x0.shape[1:]), dtype, x0.device).read(net)))
+    with in_float64(setting_weights(net) if dtype is torch.float32 else ()):
+        _set_weights(net, x0)
+        return _one_output(prune(Reader(tuple(x0.shape[1:]), dtype, x0.device).read(net)))
+
+
+def _set_weights(net: nn.Module, x0: Tensor) -> None:
+    """Lets hooks set weights from their modules' float64 parameters, for float32 has rounded what they compute.
+
+    A module that cannot be run in float64 keeps the weights of its last call.
+    """
+    if any(module._forward_pre_hooks for module in module_names(net)) and module_dtype(net, x0) in FULL:
+        with in_float64(module_names(net)), suppress(Exception):
+            run(net, x0[:1].double())
 
 
 def _one_output(graph: Graph) -> Graph:
     """A (B,) output is one output, (B, 1)."""
+    if 0 in graph.out_shape:
+        raise ValueError(f"the output has shape (B, {', '.join(map(str, graph.out_shape))}): there is nothing to bound")
     if graph.out_shape:
         return graph
     before = graph.layers[-1].name

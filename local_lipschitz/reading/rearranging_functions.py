@@ -63,7 +63,7 @@ def _placed(x: Traced, places: Tensor) -> Traced:
     n, out = size(x.unbatched), tuple(places.shape)
     if len(out) == 0 or out[0] != BATCH:
         raise _mixes(x, out)
-    at = places.flatten(1).long()
+    at = places.reshape(BATCH, -1).long()
     if not torch.equal(at - at[:1], torch.arange(BATCH, device=x.device)[:, None].expand_as(at) * n):
         raise UnsupportedLayerError("it mixes the inputs of a batch, or leaves some out; dimension 0 must stay whole")
     index = at[0]
@@ -173,6 +173,10 @@ def cat(tensors: Sequence[Traced], dim: int = 0) -> Traced:
 def stack(tensors: Sequence[Traced], dim: int = 0) -> Traced:
     rank = tensors[0].dim() + 1
     return cat([reshaping(torch.unsqueeze)(x, dim % rank) for x in tensors], dim % rank)
+
+
+def hstack(tensors: Sequence[Traced]) -> Traced:
+    return cat(tensors, 1)
 
 
 def expanded(x: Traced, shape: Shape) -> Traced:

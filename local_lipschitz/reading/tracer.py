@@ -109,6 +109,8 @@ class Reader(Recording):
         torchs = isinstance(target, str) or (target.__module__ or "torch").partition(".")[0] in ("torch", "_operator")
         if not torchs or plain not in FUNCTIONS:
             raise UnsupportedLayerError(f"{name}: {REFUSED.get(plain, NOT_SUPPORTED)}")
+        if not args and "input" in kwargs:
+            args = (kwargs.pop("input"),)
         underscored = name.endswith("_") and not name.endswith("__")
         in_place = kwargs.pop("inplace", False) or underscored or plain in IN_PLACE
         result = FUNCTIONS[plain](*args, **kwargs)

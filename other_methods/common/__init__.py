@@ -1,6 +1,5 @@
 """What the methods share.
 
-chain          a network as affine maps with relu between them; the set of inputs
 preactivation  bounds of every pre-activation on that set
 reduced        the network with its uncertain neurons only
 certify        what turns a solver's answer into an upper bound

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from other_methods.common.chain import Array
+from other_methods.chain import Array
 from other_methods.common.preactivation import ULP, gamma
 from other_methods.common.reduced import Reduced
 

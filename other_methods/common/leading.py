@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from local_lipschitz.layers.linear_maps import size
-from other_methods.common.chain import MAX_ENTRIES
+from other_methods.chain import MAX_ENTRIES
 from other_methods.common.network import Link, by_passes
 from other_methods.common.preactivation import gamma
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from other_methods.common.chain import Array, Chain, Domain, Mask
+from other_methods.chain import Array, Chain, Domain, Mask
 
 ULP = float(np.finfo(np.float64).eps)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from local_lipschitz.layers.linear_maps import size
 from local_lipschitz.layers.max_pooling import MaxPool
-from other_methods.common.chain import Ball, Domain
+from other_methods.chain import Ball, Domain
 from other_methods.common.network import Link, Network
 from other_methods.common.preactivation import Bounds, gamma
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from other_methods.common.chain import Array, Chain
+from other_methods.chain import Array, Chain
 from other_methods.common.preactivation import Bounds, gamma
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from local_lipschitz.lower_bounds import ball_samples, gradient_lower_bound
-from other_methods.common.chain import Array, Chain, as_module
+from other_methods.chain import Array, Chain, as_module
 
 ROUNDS = 12
 STEPS = 15  # of an ascent from a random point

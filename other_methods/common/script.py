@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from other_methods.common.chain import Array, Chain, as_module, chain_of, random_chain
+from other_methods.chain import Array, Chain, as_module, chain_of, random_chain
 from other_methods.common.network import Network, network_of
 from script_tools import command_line, results
 

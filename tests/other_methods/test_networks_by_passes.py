@@ -14,7 +14,7 @@ from torch import nn
 
 from local_lipschitz import UnsupportedLayerError
 from other_methods.aol import aol, before_pooling, input_weights
-from other_methods.common.chain import Ball, chain_of, random_chain
+from other_methods.chain import Ball, chain_of, random_chain
 from other_methods.common.leading import leading
 from other_methods.common.network import as_network, network_of, norm_of
 from other_methods.common.preactivation import preactivation_bounds

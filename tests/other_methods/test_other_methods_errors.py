@@ -16,7 +16,7 @@ from torch import nn
 
 from local_lipschitz import UnsupportedLayerError
 from other_methods.common import script
-from other_methods.common.chain import Ball, Box, Chain, chain_of, random_chain
+from other_methods.chain import Ball, Box, Chain, chain_of, random_chain
 from other_methods.common.network import as_network
 from other_methods.eclipse import eclipse
 from other_methods.lipmip import lipmip

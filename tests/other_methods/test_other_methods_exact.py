@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import nnls
 
 from other_methods.aol import aol
-from other_methods.common.chain import Array, Ball, Box, Chain, random_chain
+from other_methods.chain import Array, Ball, Box, Chain, random_chain
 from other_methods.common.network import as_network
 from other_methods.common.sampled import lower_bounds
 from other_methods.eclipse import eclipse
