@@ -28,8 +28,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from networks import ROOT
-from other_methods.common import script
 from other_methods.chain import random_chain
+from other_methods.common import script
 from other_methods.common.sampled import lower_bounds, lower_bounds_by_passes
 from other_methods.common.script import Problem, Row
 from other_methods.compare_methods import methods

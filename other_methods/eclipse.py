@@ -24,9 +24,9 @@ import scipy.linalg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from other_methods.chain import Array, Chain
 from other_methods.common import script
 from other_methods.common.certify import is_positive_semidefinite, smallest_rho, spectral_norm
-from other_methods.chain import Array, Chain
 from other_methods.common.preactivation import ULP, gamma
 from other_methods.common.reduced import reduce
 from other_methods.common.sdp import cvxpy, solve

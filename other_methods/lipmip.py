@@ -24,8 +24,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from other_methods.common import script
 from other_methods.chain import Array, Ball, Chain, Domain
+from other_methods.common import script
 from other_methods.common.jacobian_bounds import jacobian_bounds
 from other_methods.common.network import as_network
 from other_methods.common.preactivation import preactivation_bounds

@@ -30,8 +30,8 @@ from scipy.sparse import csr_array, eye_array, hstack, kron, vstack
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from other_methods.common import script
 from other_methods.chain import Array, Ball, Chain, Domain
+from other_methods.common import script
 from other_methods.common.preactivation import gamma, preactivation_bounds
 from other_methods.common.reduced import Reduced, reduce
 

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from other_methods.chain import Array, Ball, Chain, Domain
 from other_methods.common import script
 from other_methods.common.certify import repaired_bound, smallest_rho
-from other_methods.chain import Array, Ball, Chain, Domain
 from other_methods.common.preactivation import preactivation_bounds
 from other_methods.common.reduced import Reduced, reduce
 from other_methods.common.sdp import cvxpy, solve

@@ -22,8 +22,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from other_methods.common import script
 from other_methods.chain import Ball, Chain, Domain
+from other_methods.common import script
 from other_methods.common.jacobian_bounds import forward_bounds, jacobian_bounds
 from other_methods.common.network import Network, as_network
 from other_methods.common.preactivation import ULP, preactivation_bounds

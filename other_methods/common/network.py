@@ -27,8 +27,8 @@ from local_lipschitz.layers.stage import Stage
 from local_lipschitz.norms.lanczos import Operator
 from local_lipschitz.norms.spectral_norm import lanczos_norms
 from local_lipschitz.reading.read import read
-from other_methods.common.certify import spectral_norm
 from other_methods.chain import MAX_ENTRIES, Array, Chain, as_module
+from other_methods.common.certify import spectral_norm
 from other_methods.common.preactivation import gamma
 
 FAILURE = 1e-12  # probability, over our own random vectors, that one norm by passes is too small

@@ -15,8 +15,8 @@ from test_other_methods_exact import small
 from torch import nn
 
 from local_lipschitz import UnsupportedLayerError
-from other_methods.common import script
 from other_methods.chain import Ball, Box, Chain, chain_of, random_chain
+from other_methods.common import script
 from other_methods.common.network import as_network
 from other_methods.eclipse import eclipse
 from other_methods.lipmip import lipmip

@@ -16,8 +16,8 @@ import scipy.io
 from scripts import ROOT, copy_of_project, error_of, refused, run
 
 from other_methods import compare
-from other_methods.common import script
 from other_methods.chain import Chain, random_chain
+from other_methods.common import script
 from other_methods.common.script import Method, Row
 from other_methods.lipsdp import load_weights, save_weights
 
