@@ -125,21 +125,21 @@ def setting_weights(net: nn.Module) -> list[nn.Module]:
         if module._forward_pre_hooks:
             found.append(module)
         if parametrize.is_parametrized(module):
-            found += [module, *module.parametrizations.modules()]
+            found += [module, *module.get_submodule("parametrizations").modules()]
     return found
 
 
 @contextmanager
 def in_float64(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Inside, the float32 parameters and buffers of these modules themselves are float64 copies."""
-    kept = []
+    kept: list[tuple[dict, str, Tensor]] = []
     for module in modules:
-        for own in (module._parameters, module._buffers):
+        owners: list[dict] = [module._parameters, module._buffers]
+        for own in owners:
             for name, value in own.items():
                 if value is not None and value.dtype is torch.float32:
                     kept.append((own, name, value))
-                    copy = value.detach().double()
-                    own[name] = nn.Parameter(copy, requires_grad=False) if own is module._parameters else copy
+                    own[name] = value.detach().double()
     try:
         yield
     finally:
