@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from script_tools.results import replacing
 
+DEPTH = 2  # levels down at which weights may stand: {"ema": {"module": …}}
 SHOWN = 8  # problems or names in one message
 WRAPPERS = ("module", "_orig_mod")  # what nn.DataParallel and torch.compile put into names
 COUNT = "num_batches_tracked"  # of batch norm; it does not enter in eval mode
@@ -63,7 +64,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | os
 
     ValueError, naming `source` and the entries, for missing or unexpected keys, wrong shapes, values that are
     not floating point tensors where they should be (batch norm counts in integers), and NaN or infinite weights.
-    Weights that stand one level down ({"state_dict": …, "epoch": …}), or whose names have one prefix more (those of
+    Weights that stand one or two levels down ({"state_dict": …, "epoch": …}), or whose names have one prefix more (those of
     nn.DataParallel, torch.compile or a surrounding module), are taken where all names then fit, and counts of batches
     that old files lack are zero. `model` may be on the "meta" device.
     """
@@ -96,7 +97,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | os
 
 def _fitting(state: Mapping, wanted: Mapping[str, Tensor]) -> tuple[Mapping, str]:
     """The weights in `state` whose names are the wanted ones, or `state` itself and a word on what is in the way."""
-    levels = {"": state} | {str(key): value for key, value in state.items() if isinstance(value, Mapping) and value}
+    levels = dict(_levels(state))
     found = [(name, fit) for name, level in levels.items() if (fit := _renamed(level, wanted)) is not None]
     if len(found) == 1:
         return found[0][1], ""
@@ -107,6 +108,14 @@ def _fitting(state: Mapping, wanted: Mapping[str, Tensor]) -> tuple[Mapping, str
         return state, f"every name starts with {prefix!r}, and without it they do not fit either"
     nested = [repr(name) for name in levels if name]
     return state, f"the weights under {_some(nested)} do not fit either" if nested else ""
+
+
+def _levels(state: Mapping, name: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Mapping]]:
+    """What is in `state`, itself first, that may be weights: mappings, by the names that lead to them."""
+    yield name, state
+    for key, value in state.items() if depth > 0 else ():
+        if isinstance(value, Mapping) and value:
+            yield from _levels(value, f"{name}.{key}" if name else str(key), depth - 1)
 
 
 def _renamed(level: Mapping, wanted: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

@@ -37,6 +37,7 @@ FITTING = {
     "a part in parallel": {key.replace("0.", "0.module.", 1) if key[0] == "0" else key: v for key, v in STATE.items()},
     "state_dict": {"state_dict": STATE, **TRAINING},
     "model": {"model": STATE, **TRAINING},
+    "averages, two levels down": {"ema": {"module": STATE, "decay": 0.99}, **TRAINING},
     "own name, data parallel": {"my_net": prefixed("module."), **TRAINING},
     "without counts": {key: value for key, value in STATE.items() if "num_batches" not in key},
     "nested, compiled, without counts": {
