@@ -64,9 +64,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | os
 
     ValueError, naming `source` and the entries, for missing or unexpected keys, wrong shapes, values that are
     not floating point tensors where they should be (batch norm counts in integers), and NaN or infinite weights.
-    Weights that stand one or two levels down ({"state_dict": …, "epoch": …}), or whose names have one prefix more (those
-    of nn.DataParallel, torch.compile or a surrounding module), are taken where all names then fit, and counts of batches
-    that old files lack are zero. `model` may be on the "meta" device.
+    Weights that stand one or two levels down ({"state_dict": …, "epoch": …}), or whose names have one prefix more
+    (those of nn.DataParallel, torch.compile or a surrounding module), are taken where all names then fit, and counts of
+    batches that old files lack are zero. `model` may be on the "meta" device.
     """
     wanted = model.state_dict()
     state, hint = _fitting(state, wanted)
