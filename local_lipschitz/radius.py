@@ -26,6 +26,7 @@ from .layers.rounding import logits
 from .margin.bound import margin_bound
 from .numerics import gamma_n
 from .precision import no_tf32
+from .printing import certainty, counter, values
 from .product.bound import Bound, global_bound, local_bound
 from .product.propagation import SLACK, output_error
 from .product.stage_norms import StageNorms
@@ -53,12 +54,17 @@ class Radius:
     evaluations: Tensor
     failure_probability: Tensor
 
+    def __repr__(self) -> str:
+        what = f"no x with ‖x − x0‖ ≤ radius is of another class than {values(self.label)}"
+        lines, failure = [f"Radius {values(self.radius)}", what], float(self.failure_probability.max())
+        return "\n".join([*lines, f"{certainty(failure)}; {values(self.evaluations)} evaluations of the bound"])
+
 
 @no_tf32()
 @torch.no_grad()
 def certified_radius(
     net: nn.Module, x0: Tensor, bound: Callable[..., Bound] = local_bound, margins: str = "pairwise", *,
-    label: Tensor | None = None, rtol: float = 1e-4, **bound_options: Any,
+    label: Tensor | None = None, rtol: float = 1e-4, progress: bool = False, **bound_options: Any,
 ) -> Radius:  # fmt: skip
     """The largest radius, to a relative `rtol`, within which `bound` proves that the class does not change.
 
@@ -72,6 +78,7 @@ def certified_radius(
     not only over valid images. bound: local_bound, joint_bound, global_bound or a function called the same way;
     `bound_options` (tolerance, seed, …) go to it; every evaluation has random vectors of its own. margins: "pairwise"
     or "paper", see above. label: (B,) the class that is certified, or one for all; None is the predicted one.
+    progress: a bar counts the inputs that are done.
     A tie at the top has radius 0, and so has an input not certified down to 1e-15; none is searched beyond 1e9.
     Raises ValueError for outputs other than (B, classes) or of one class, an input that is not of its `label`, and
     what `bound` refuses.
@@ -90,7 +97,7 @@ def certified_radius(
     margin = (y - off).gather(1, label[:, None]) - (y + off).gather(1, others)
     certificate = _Certificate(net, x0, bound, margins, label, others, margin, bound_options)
     held = margin.amin(1) > 0  # at ε = 0
-    result = _closed_form(certificate, held) if bound is global_bound else _search(certificate, held, rtol)
+    result = _closed_form(certificate, held) if bound is global_bound else _search(certificate, held, rtol, progress)
     return replace(result, failure_probability=result.failure_probability + spent)
 
 
@@ -166,7 +173,7 @@ def _closed_form(certificate: _Certificate, held: Tensor) -> Radius:
     return Radius(radius, certificate.label, torch.where(held, limiting, nearest), once, failure * once.double())
 
 
-def _search(certificate: _Certificate, held: Tensor, rtol: float) -> Radius:
+def _search(certificate: _Certificate, held: Tensor, rtol: float, progress: bool = False) -> Radius:
     """A bracket for each input, lo held and hi failed, until hi/lo ≤ 1 + rtol or h(lo) ≥ 1 − rtol."""
     batch, device = len(held), held.device
     start = _start(certificate, held)
@@ -177,6 +184,7 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float) -> Radius:
     width, slow = hi.clone(), torch.zeros_like(evaluations)
     eps = start.radius.clamp(EPS_MIN, EPS_MAX)
     active, evaluation = held.clone(), 0
+    show = counter(batch, progress, "input")
     while bool(active.any()):
         i = active.nonzero()[:, 0]
         evaluation += 1  # the same for all: an input stays active from the first on
@@ -192,6 +200,7 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float) -> Radius:
         before, width = width, (hi / lo).log()
         slow = torch.where(before.isfinite() & (width > 0.51 * before), slow + 1, 0)
         eps = _next(lo, f_lo, hi, f_hi, slow, rtol)
+        show(int((~active).sum()))
     return Radius(lo, certificate.label, limiting, evaluations, failure)
 
 

@@ -20,6 +20,7 @@ from .margin.intervals import Local, NotDense, local_network
 from .margin.solve import proven, solve_all
 from .margin.start import from_lines, moments
 from .precision import no_tf32
+from .printing import bar, certainty, values
 from .product.bound import finish
 from .product.propagation import EPS_MIN, Source, propagate
 from .product.stage_norms import StageNorms
@@ -49,12 +50,17 @@ class Verdict:
     seconds: Tensor
     failure_probability: float
 
+    def __repr__(self) -> str:
+        how = f"by {values(self.stage)}; {values(self.seconds)} s"
+        lines = [f"Verdict {values(self.verdict)}", f"whether every x of the ball is of class {values(self.label)}"]
+        return "\n".join([*lines, f"{certainty(self.failure_probability)}; {how}"])
+
 
 @no_tf32()
 @torch.no_grad()
 def verify(
     net: nn.Module, x0: Tensor, eps: float | Tensor, label: Tensor | None = None, *, effort: int = 40,
-    time_limit: float = 60.0, failure_probability: float = 1e-9, seed: int = 0,
+    time_limit: float = 60.0, failure_probability: float = 1e-9, seed: int = 0, progress: bool = False,
 ) -> Verdict:  # fmt: skip
     """Prove that no x with ‖x − x0‖₂ ≤ eps is of another class than x0, or find one that is.
 
@@ -68,6 +74,7 @@ def verify(
 
     net, x0, eps: as in `local_bound`. label: (B,) the class of each input; None is the predicted one. effort: steps of
     the interior-point method for a class. time_limit: seconds an input after which no new step is begun.
+    progress: a bar counts the inputs.
     Raises ValueError for a network of one output, an input that is not of its `label`, and what `local_bound` refuses.
     """
     began = time.monotonic()
@@ -98,7 +105,7 @@ def verify(
         for b in range(len(x0))
     ]
     shared = (time.monotonic() - began) / len(x0)
-    for b, job in enumerate(jobs):
+    for b, job in enumerate(bar(jobs, progress, "input")):
         job.decide(only(product, b), shared, time_limit)
     failure = norms.failure_spent + max(job.failure for job in jobs)
     found = [attack.found.get(b, x0[b].double()) for b in range(len(x0))]

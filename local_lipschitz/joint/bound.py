@@ -17,6 +17,7 @@ from ..joint_operator.build import build
 from ..layers.graph import Graph
 from ..layers.linear_maps import size
 from ..precision import no_tf32
+from ..printing import bar, values
 from ..product.bound import Bound, finish
 from ..product.propagation import EPS_MIN, TINY, Propagated, Source, propagate
 from ..product.stage_norms import SINGLE, StageNorms, working_dtype
@@ -28,7 +29,7 @@ from .passes import Infeasible, PassGroups
 SLACK = 1e-9  # outward, on the value
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class JointBound(Bound):
     """A Bound with what was done for each input of the batch, lists of length B.
 
@@ -43,11 +44,14 @@ class JointBound(Bound):
     groups: list[int]
     status: list[str]
 
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}; {values(self.groups)} kinks; {values(list(dict.fromkeys(self.status)))}"
+
 
 @no_tf32()
 def joint_bound(
     net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, effort: int = 60,
-    tolerance: float = 2e-3, failure_probability: float = 1e-9, seed: int = 0,
+    tolerance: float = 2e-3, failure_probability: float = 1e-9, seed: int = 0, progress: bool = False,
 ) -> JointBound:  # fmt: skip
     """Bound of ‖f(x) − f(x0)‖ / ‖x − x0‖ over 0 < ‖x − x0‖ ≤ eps, with all layers bounded together.
 
@@ -60,7 +64,7 @@ def joint_bound(
     the way. A step is a Cholesky factorisation in the number of uncertain neurons, or some ten forward and backward
     passes where these are many. The bound is valid after any number. Other arguments, shapes and errors as in
     `local_bound`; each of the `outputs` is bounded by itself. Inputs of a batch are treated one after another, and
-    independently. Source: docs/joint_bound.md.
+    independently; progress: a bar counts them. Source: docs/joint_bound.md.
     """
     check_input(x0)
     seed = check_options(tolerance, failure_probability, seed)
@@ -74,7 +78,8 @@ def joint_bound(
     local = finish(graph, product, norms, outputs)
     x0 = x0.expand(batch, *x0.shape[1:])
     job = Job(graph, effort, tolerance, 0.5 * failure_probability, seed)
-    results = [job(x0[b : b + 1], float(eps[b]), outputs[b], _only(product, b)) for b in range(batch)]
+    inputs = bar(range(batch), progress, "input")
+    results = [job(x0[b : b + 1], float(eps[b]), outputs[b], _only(product, b)) for b in inputs]
     return _collect(local, results)
 
 

@@ -14,6 +14,7 @@ from ..layers.graph import Graph
 from ..layers.linear_maps import size
 from ..layers.rounding import logits
 from ..precision import no_tf32
+from ..printing import certainty, values
 from ..product.bound import finish
 from ..product.propagation import EPS_MIN, Propagated, Source, propagate
 from ..product.stage_norms import StageNorms
@@ -55,6 +56,10 @@ class MarginBound:
     def value(self) -> Tensor:
         """None: this is no bound of a norm."""
         raise ValueError("a margin bound is of scalar functions, not of a norm; margins='pairwise' is wanted")
+
+    def __repr__(self) -> str:
+        lines = [f"MarginBound {values(self.lower)}", "lower bounds of the outputs on the ball"]
+        return "\n".join([*lines, f"{certainty(self.failure_probability)}; {values(self.steps)} steps"])
 
 
 @no_tf32()

@@ -16,6 +16,7 @@ from ..layers.graph import Graph
 from ..layers.linear_maps import size
 from ..layers.rounding import row_norms
 from ..precision import no_tf32
+from ..printing import certainty, values
 from ..reading.read import read
 from .falls import falls
 from .propagation import SLACK, TINY, Propagated, propagate, stage_gain
@@ -42,6 +43,11 @@ class Bound:
         if self.value.numel() != 1:
             raise ValueError(f"float() needs a batch of one, this bound has {self.value.numel()} values")
         return float(self.value)
+
+    def __repr__(self) -> str:
+        what = "‖f(x) − f(x0)‖" if self.fall is None else "|change| of each of the outputs"
+        lines = [f"{type(self).__name__} {values(self.value)}", f"{what} is at most this times ‖x − x0‖"]
+        return "\n".join([*lines, f"{certainty(self.failure_probability)}; {self.passes:.3g} passes"])
 
 
 @no_tf32()

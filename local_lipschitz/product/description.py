@@ -11,6 +11,7 @@ from ..layers.layer import Concat, Layer, Sum
 from ..layers.linear_maps import Diagonal, LinearMap
 from ..layers.max_pooling import MaxPool
 from ..precision import no_tf32
+from ..printing import Text
 from ..reading.read import read
 from .bound import global_bound
 
@@ -18,7 +19,7 @@ HEADER = ("#", "layer", "type", "output", "bounded by", "factor")
 
 
 @no_tf32()
-def describe(net: nn.Module, x0: Tensor) -> str:
+def describe(net: nn.Module, x0: Tensor) -> Text:
     """A table of the layers of `net` for inputs like x0 (B, *input shape): one row for every layer that is called.
 
     Columns: position (the one that error messages name), layer, type, output shape without batch, how it is bounded,
@@ -42,7 +43,7 @@ def describe(net: nn.Module, x0: Tensor) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "─" * max(len(line) for line in lines))
     kinds = f"{len(graph.layers)} layers in {len(graph.stages)} stages"
-    return "\n".join([*lines, f"global bound {bound.value[0].item():.4g}; {kinds}"])
+    return Text("\n".join([*lines, f"global bound {bound.value[0].item():.4g}; {kinds}"]))
 
 
 def _how(call: Call, layers: list[Layer]) -> str:
