@@ -1,6 +1,8 @@
 """The smallest network module; copy it to networks/mine.py and make it yours (docs/your_network.md).
 
 python calculate_bounds.py --network template
+python calculate_bounds.py --network mine --weights FILE        a checkpoint, in any of the usual wrappers
+python calculate_bounds.py --network mine.onnx --input FILE     a network in a file needs no module
 """
 
 import os
