@@ -151,3 +151,11 @@ def tail_norms(
     tails = TailNorms(K)
     operator.adjoint(f.flatten(0, 1), random.normal(K * VECTORS, len(mu), mu) / mu.sqrt(), tails)
     return tails
+
+
+def output_tails(operator: JointOperator, random: Random) -> TailNorms:
+    """η of the whole output alone, |y · (Δf − Ñδ − P̃w)| ≤ η‖δ‖ for every unit y."""
+    tails = TailNorms(1)
+    y = random.normal(VECTORS, operator.out_size, operator.like)
+    operator.adjoint(y, y.new_zeros(VECTORS, operator.groups), tails)
+    return tails

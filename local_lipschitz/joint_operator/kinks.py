@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -106,17 +107,21 @@ class Kinks:
 
     def forward(self, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """(z, v) for y (p, *shape), w (p, k)."""
-        z, at = self.c * y, positions(self.index, y)
-        z[at] += self.rho * w
-        return z, y[at]
+        z = self.c * y
+        z[self._at] += self.rho * w
+        return z, y[self._at]
 
     def adjoint(self, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """(y, w), the adjoint of `forward`, for z (p, *shape), v (p, k)."""
-        y, at = self.c * z, positions(self.index, z)
-        y[at] += v
-        return y, self.rho * z[at]
+        y = self.c * z
+        y[self._at] += v
+        return y, self.rho * z[self._at]
+
+    @cached_property
+    def _at(self) -> tuple:
+        return positions(self.index, self.c.shape)
 
 
-def positions(index: Tensor, x: Tensor) -> tuple:
-    """The elements `index` (flat positions) of each of x (p, *shape)."""
-    return (slice(None), *torch.unravel_index(index, x.shape[1:]))
+def positions(index: Tensor, shape: torch.Size) -> tuple:
+    """What picks the elements `index` (flat positions) from each of x (p, *shape)."""
+    return (slice(None), *torch.unravel_index(index, shape))

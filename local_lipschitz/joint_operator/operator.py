@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -192,12 +193,16 @@ class Elements:
     def forward(self, delta: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         z, v = self.operator.forward(delta, w)
         y = self._block.ahead(z.reshape(z.shape[0], *self._block.out_shape))
-        return y[positions(self.at, y)] / self.scale, v
+        return y[self._positions] / self.scale, v
 
     def adjoint(self, f: Tensor, v: Tensor, errors: Errors | None = None) -> tuple[Tensor, Tensor]:
         y = self._block.ahead(f.new_zeros(f.shape[0], *self._block.out_shape))
-        y[positions(self.at, y)] = f / self.scale
+        y[self._positions] = f / self.scale
         return self.operator.adjoint(self._block.adjoint_ahead(y), v, errors)
+
+    @cached_property
+    def _positions(self) -> tuple:
+        return positions(self.at, self._block.ahead(self.like.new_zeros(1, *self._block.out_shape)).shape[1:])
 
     @property
     def _block(self) -> Block:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import local_lipschitz.joint.dense as joint_dense
 from local_lipschitz import joint_bound
 from local_lipschitz.joint.certificate import Random, is_proven
-from local_lipschitz.joint.dense import DenseGroups, Rows
+from local_lipschitz.joint.dense import DenseGroups
+from local_lipschitz.joint.rows import Rows
 from local_lipschitz.layers.graph import Graph
 
 DTYPES = [torch.float32, torch.float64]
