@@ -60,6 +60,17 @@ def check_outputs(outputs: Any, m: int, batch: int) -> Tensor:
     return full.expand(batch, -1, -1)
 
 
+def check_target(target: Any, batch: int, rows: int) -> Tensor:
+    """Values wanted of a bound, as (batch, rows) float64. ValueError for another shape, NaN or negative values."""
+    device = target.device if isinstance(target, Tensor) else torch.device("cpu")
+    full = _as_numbers("target", target, device, f"an array of numbers of shape ({batch}, {rows}) is wanted")
+    if full.shape != (batch, rows):
+        raise ValueError(f"target has shape {tuple(full.shape)}; ({batch}, {rows}) is wanted")
+    if not bool((full >= 0.0).all()):
+        raise ValueError("target contains NaN or negative values")
+    return full
+
+
 def check_label(label: Any, y: Tensor) -> Tensor:
     """The class of each input, (B,) int64: `label`, one for all or one an input, or that of the largest of y (B, m).
 

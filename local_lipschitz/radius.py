@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .inputs import check_between, check_input, check_label, other_classes
+from .joint.bound import joint_bound
 from .layers.graph import Graph
 from .layers.rounding import logits
 from .margin.bound import margin_bound
@@ -133,8 +134,12 @@ class _Certificate:
     margin: Tensor  # (B, m − 1), rounded down
     options: dict[str, Any]
 
-    def load(self, which: Tensor, eps: Tensor | None, evaluation: int = 0) -> tuple[Tensor, Tensor, float]:
+    def load(
+        self, which: Tensor, eps: Tensor | None, evaluation: int = 0, enough: float = 0.0
+    ) -> tuple[Tensor, Tensor, float]:
         """(h, its class, failure probability) of the inputs `which` (b,) at eps (b,); of L_c/margin_c for eps None.
+
+        An h ≤ enough, or > 1, need not be as small as possible: the joint bound then works less.
 
         The number of the evaluation decides its random vectors: a search chooses ε from earlier results, and a start
         that has been used is not independent of what it is then used on.
@@ -152,6 +157,9 @@ class _Certificate:
                 unit_margin = margin.clamp(min=1e-200)
                 options["outputs"], options["smallest"] = options["outputs"] / unit_margin[..., None], True
                 margin = margin / unit_margin
+        if self.bound is joint_bound and eps is not None:
+            L = enough * margin / eps[:, None]
+            options["target"] = L if self.margins == "pairwise" else L.amin(1, keepdim=True) / math.sqrt(2.0)
         result = self.bound(*arguments, **options)
         if self.margins == "paper":
             L = math.sqrt(2.0) * result.value[:, None]
@@ -188,7 +196,7 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float, progress: bool
     while bool(active.any()):
         i = active.nonzero()[:, 0]
         evaluation += 1  # the same for all: an input stays active from the first on
-        h, worst, probability = certificate.load(i, eps[i], evaluation)
+        h, worst, probability = certificate.load(i, eps[i], evaluation, 1.0 - rtol)
         holds = h < 1.0
         evaluations[i] += 1
         failure[i] += probability

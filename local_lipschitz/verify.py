@@ -170,7 +170,10 @@ class _Input:
 
     def _joint(self) -> None:
         self.stage = "joint"
-        bound = joint_bound(self.net, self.x0, self.eps, outputs=self.C[self.open], effort=SHORT, seed=self.seed)
+        target = self.nominal[self.open].clamp(min=0.0)[None] / self.eps
+        bound = joint_bound(
+            self.net, self.x0, self.eps, outputs=self.C[self.open], effort=SHORT, target=target, seed=self.seed
+        )
         assert bound.fall is not None
         found = fallen(self.nominal[self.open], bound.fall[0], self.eps)
         self.lower[self.open] = torch.maximum(self.lower[self.open], found)

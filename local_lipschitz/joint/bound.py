@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..inputs import check_count, check_eps, check_input, check_options, check_outputs
+from ..inputs import check_count, check_eps, check_input, check_options, check_outputs, check_target
 from ..joint_operator import Block, JointOperator, plans
 from ..joint_operator.build import build
 from ..layers.graph import Graph
@@ -51,7 +51,8 @@ class JointBound(Bound):
 @no_tf32()
 def joint_bound(
     net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, effort: int = 60,
-    tolerance: float = 2e-3, failure_probability: float = 1e-9, seed: int = 0, progress: bool = False,
+    target: Tensor | None = None, tolerance: float = 2e-3, failure_probability: float = 1e-9, seed: int = 0,
+    progress: bool = False,
 ) -> JointBound:  # fmt: skip
     """Bound of ‖f(x) − f(x0)‖ / ‖x − x0‖ over 0 < ‖x − x0‖ ≤ eps, with all layers bounded together.
 
@@ -62,9 +63,11 @@ def joint_bound(
 
     effort: the number of steps taken on the multipliers of the whole network; a tenth of them is spent on each layer on
     the way. A step is a Cholesky factorisation in the number of uncertain neurons, or some ten forward and backward
-    passes where these are many. The bound is valid after any number. Other arguments, shapes and errors as in
-    `local_bound`; each of the `outputs` is bounded by itself. Inputs of a batch are treated one after another, and
-    independently; progress: a bar counts them. Source: docs/joint_bound.md.
+    passes where these are many. The bound is valid after any number. target: (B, K), or (B, 1) without `outputs`; the
+    work ends once every value is at most its target, or seen to stay a tenth above it. None: as small as `effort`
+    allows. Other arguments, shapes and errors as in `local_bound`; each of the `outputs` is bounded by itself. Inputs
+    of a batch are treated one after another, and independently; progress: a bar counts them. Source:
+    docs/joint_bound.md.
     """
     check_input(x0)
     seed = check_options(tolerance, failure_probability, seed)
@@ -73,13 +76,14 @@ def joint_bound(
     graph = read(net, x0)
     batch = eps.shape[0]
     outputs = check_outputs(outputs, size(graph.out_shape), batch).to(x0.device)
+    targets = [None] * batch if target is None else check_target(target, batch, max(1, outputs.shape[1])).to(x0.device)
     norms = StageNorms(x0.dtype, graph.norm_count, tolerance, 0.5 * failure_probability, True, seed)
     product = propagate(graph, x0, eps, norms)
     local = finish(graph, product, norms, outputs)
     x0 = x0.expand(batch, *x0.shape[1:])
     job = Job(graph, effort, tolerance, 0.5 * failure_probability, seed)
     inputs = bar(range(batch), progress, "input")
-    results = [job(x0[b : b + 1], float(eps[b]), outputs[b], _only(product, b)) for b in inputs]
+    results = [job(x0[b : b + 1], float(eps[b]), outputs[b], targets[b], _only(product, b)) for b in inputs]
     return _collect(local, results)
 
 
@@ -108,18 +112,22 @@ class Job:
     seed: int
 
     @torch.no_grad()
-    def __call__(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, Source]) -> Result:
+    def __call__(
+        self, x0: Tensor, eps: float, outputs: Tensor, target: Tensor | None, product: dict[str, Source]
+    ) -> Result:
         """The joint bound at x0 (1, *shape) for outputs (K, m), or (0, m) for the whole output."""
         for dense in (True, False):
             try:
-                return self._run(x0, eps, outputs, product, dense)
+                return self._run(x0, eps, outputs, target, product, dense)
             except (TooManyGroups, Infeasible, torch.linalg.LinAlgError) as error:
                 why = error
         nothing = x0.new_full((max(1, len(outputs)),), torch.inf, dtype=torch.float64)
         growth = [(plan.stage.name, float(product[plan.name].gain)) for plan in plans(self.graph)[0]]
         return Result(nothing, nothing, growth, {}, 0, f"product bound: {why}", 0.0, 0.0)
 
-    def _run(self, x0: Tensor, eps: float, outputs: Tensor, product: dict[str, Source], dense: bool) -> Result:
+    def _run(
+        self, x0: Tensor, eps: float, outputs: Tensor, target: Tensor | None, product: dict[str, Source], dense: bool
+    ) -> Result:
         vanishing = any(0.0 < float(source.gain) < 1.0 / SINGLE for source in product.values())
         exact = dense or vanishing
         dtype = torch.float64 if exact else working_dtype(self.graph.stages, x0.dtype)
@@ -127,7 +135,7 @@ class Job:
         random = Random(self.failure_probability / len(self.graph.stages), self.tolerance, self.seed, eps)
         groups = (DenseGroups if dense else PassGroups)(operator.like, self.graph, max(2, self.effort // 10), random)
         growth = build(self.graph, x0, eps, product, operator, groups)
-        value, before = groups.outputs(operator, outputs if len(outputs) else None, self.effort)
+        value, before = groups.outputs(operator, outputs if len(outputs) else None, self.effort, target)
         uncertain = {block.plan.stage.name: _counts(block) for block in operator.blocks}
         passes, count = operator.work / max(1, self.graph.cost), operator.groups
         return Result(value, before, growth, uncertain, count, groups.status, random.spent, passes)

@@ -19,7 +19,7 @@ from ..norms.spectral_norm import lanczos_norms
 from .certificate import FEW, Random, output_tails, shift
 from .krylov import BASIS, SMALL_OUTPUT
 from .passes import ROUGH, ROUNDS
-from .rows import SLACK, STAGES, Rows, rows
+from .rows import SLACK, STAGES, SURE, Rows, rows
 
 LIMIT = 3000  # groups
 ALONE = 200  # effort from which each output gets multipliers of its own: about a per cent, at twice the cost
@@ -127,20 +127,28 @@ class DenseGroups:
 
         return Operator(1, operator.out_size, n + 2 * G, apply, adjoint, mu.dtype, mu.device, eta)
 
-    def outputs(self, operator: JointOperator, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:
+    def outputs(
+        self, operator: JointOperator, C: Tensor | None, effort: int, target: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Bounds of the whole output (1,) or of each of C (K, m): proven at the end, and before refinement."""
         function, each = Rows(self, *rows(operator, C)), C is not None
         before = function.bounds(self.mu, each)
         best, mu = (before, self.mu), self.mu
+        open_ = torch.ones_like(before, dtype=torch.bool) if target is None else before > target * (1.0 - SURE)
+        part, wanted = function, target
+        if each and target is not None:
+            part, wanted, best = function.part(open_), target[open_], (before[open_], mu)
         many = C is None and operator.out_size > SMALL_OUTPUT
-        for _ in range((ROUNDS if many else 1) if len(mu) else 0):
-            part = function.top(mu, 2 * BASIS) if many else function
-            mu = part.improve(mu, max(1, effort // ROUNDS) if many else effort, each)
-            best = min(best, (function.bounds(mu, each), mu), key=lambda found: float(found[0].mean()))
+        for _ in range((ROUNDS if many else 1) if len(mu) and bool(open_.any()) else 0):
+            largest = part.top(mu, 2 * BASIS) if many else part
+            mu = largest.improve(mu, max(1, effort // ROUNDS) if many else effort, each, wanted)
+            best = min(best, (part.bounds(mu, each), mu), key=lambda found: float(found[0].mean()))
         value = function.proven(best[1], each)
-        if C is not None and effort >= ALONE and len(mu):
+        if not bool(open_.all()):
+            value = torch.minimum(value, function.proven(self.mu, each))
+        if C is not None and effort >= ALONE and len(mu) and target is None:
             alone = [function.part(slice(k, k + 1)) for k in range(len(C))]
-            own = [row.proven(row.improve(mu, effort // 8, True, STAGES[2:]), True) for row in alone]
+            own = [row.proven(row.improve(mu, effort // 8, True, stages=STAGES[2:]), True) for row in alone]
             value = torch.minimum(value, torch.cat(own))
         return value, torch.maximum(before, value)
 

@@ -95,12 +95,16 @@ class Point:
     value: float
     gradient: Tensor
     hessian: Callable[[], Tensor]
+    enough: bool = False  # no more is wanted
 
 
 def newton(evaluate: Callable[[Tensor], Point | None], mu: Tensor, steps: int, accuracy: float) -> tuple[Tensor, int]:
-    """Minimise a convex objective from a feasible start by damped Newton steps: (μ, evaluations). μ stays feasible."""
+    """Minimise a convex objective from a feasible start by damped Newton steps: (μ, evaluations). μ stays feasible.
+
+    Ends where enough is reached, too.
+    """
     point, used, longest = evaluate(mu), 1, 1.0
-    while point is not None and used < steps:
+    while point is not None and not point.enough and used < steps:
         hessian = point.hessian()
         hessian.diagonal().add_(1e-9 * hessian.diagonal().mean() + TINY)
         L, info = torch.linalg.cholesky_ex(hessian)

@@ -111,7 +111,9 @@ class PassGroups:
                 self.mu, best = mu, better
         return layer_gain(operator, self.mu, best.gamma, self.random)
 
-    def outputs(self, operator: JointOperator, C: Tensor | None, effort: int) -> tuple[Tensor, Tensor]:
+    def outputs(
+        self, operator: JointOperator, C: Tensor | None, effort: int, target: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Bounds of the whole output (1,) or of each of C (K, m): certified, and an estimate before refinement."""
         if len(self.mu) == 0:
             ones = torch.ones(1 if C is None else len(C), dtype=torch.float64, device=operator.like.device)
@@ -124,6 +126,8 @@ class PassGroups:
         before, gamma, mu = best.gamma.sqrt(), best.gamma, self.mu
         rounds = 1 if few or C is not None else ROUNDS
         for _ in range(rounds):
+            if target is not None and bool((gamma.sqrt() * (1.0 + ROUGH) <= target).all()):
+                break
             self.mu = improve(operator, self.mu, best.F, max(1, effort // rounds), P_NORM if C is None else None)
             try:
                 best = self._repaired(lambda: estimate(operator, self.mu, rows, best.F))

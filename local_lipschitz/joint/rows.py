@@ -24,6 +24,8 @@ CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
 STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.0005))
 SLACK = 1e-14  # of single results
+SURE = 1e-6  # that values are below their targets before they are proven
+FAR = 1.1  # times its target: a value that is seen to stay above that
 
 
 def rows(operator: Passes, F: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,22 +134,30 @@ class Rows:
         F = torch.linalg.eigh(self.matrix(mu))[1][:, -count:].T
         return Rows(self.groups, F @ self.delta, F @ self.P, F.abs() @ self.error, stretched=True)
 
-    def improve(self, mu: Tensor, steps: int, each: bool, stages=STAGES) -> Tensor:
+    def improve(
+        self, mu: Tensor, steps: int, each: bool, target: Tensor | None = None, stages=STAGES
+    ) -> Tensor:
         """Better multipliers for the mean of log S_ii (`each`), or else for the largest eigenvalue of S.
 
         An interior-point method: the objective plus −τ log det(W scaled to unit diagonal μ), for falling τ; the largest
-        eigenvalue is smoothed to a p-norm, for growing p.
+        eigenvalue is smoothed to a p-norm, for growing p. Ends where the bounds are below their targets, or far above
+        with no more than what barrier and p-norm may hide.
         """
         for p, tau in stages:
             tau = tau / len(mu)
             if steps <= 1:
                 break
-            objective = partial(self._point, p=None if each else p, tau=tau)
+            objective = partial(self._point, p=None if each else p, tau=tau, target=target)
             mu, used = newton(objective, mu, steps, 0.1 * tau * len(mu))
             steps -= used
+            if target is not None:
+                log = 2.0 * (self.bounds(mu, each) / target).log()  # as in the objective
+                hidden = 1.1 * tau * len(mu) + (0.0 if each else math.log(len(self.delta)) / p)
+                if bool((log <= 0.0).all()) or float(log.mean()) - hidden > 2.0 * math.log(FAR):
+                    break
         return mu
 
-    def _point(self, mu: Tensor, p: float | None, tau: float) -> Point | None:
+    def _point(self, mu: Tensor, p: float | None, tau: float, target: Tensor | None) -> Point | None:
         """Value and derivatives in log μ: ∂S/∂μ_g = E_gE_gᵀ − Y_gY_gᵀ with Y = W⁻¹C, E = Pᵀ + TᵀY."""
         solved = self._solve(mu)
         if solved is None:
@@ -184,4 +194,5 @@ class Rows:
                 H.addr_(slope, slope, alpha=1.0 - p)
             return H * mu[:, None] * mu
 
-        return Point(value - tau * float(barrier), mu * gradient + tau, hessian)
+        enough = target is not None and bool(((1.0 - SURE) * target.square() >= S).all())
+        return Point(value - tau * float(barrier), mu * gradient + tau, hessian, enough)
