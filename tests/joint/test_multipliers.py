@@ -80,8 +80,9 @@ def test_optimum(seed, eps):
     K, m, n = matrices(operator), operator.out_size, x0.numel()
     mu = groups.mu.clone()
     value = float(groups.outputs(operator, None, 200)[0])
-    if value == 0.0:
-        pytest.skip("a constant output")
+    if not bool(K[:m].any()):
+        assert value < 1e-9  # a constant output: what rounding may add
+        return
     best = oracle(K, m, n, mu)
     assert value <= 1.01 * best and best <= 1.05 * value
     # and the value by the theorem itself: ‖H‖ ≤ 1 at the multipliers that prove it
