@@ -37,8 +37,8 @@ def sparse(state):
 
 
 def another_network(state):
-    for key in list(state):
-        state[f"module.encoder.{key}"] = state.pop(key)
+    for i, key in enumerate(list(state)):
+        state[f"module.encoder.{i}.{key.rpartition('.')[2]}"] = state.pop(key)
 
 
 CHANGES = {
