@@ -14,9 +14,10 @@ from .joint.bound import joint_bound
 from .layers.graph import Graph
 from .layers.rounding import logits
 from .margin.ball import Ball, scaled
+from .margin.bends import Limit, NotDense
 from .margin.bound import DENSE, ROWS, UP, by_lines, fallen, only
 from .margin.branching import Node, branch
-from .margin.intervals import Local, NotDense, local_network
+from .margin.intervals import Local, local_network
 from .margin.solve import proven, solve_all
 from .margin.start import from_lines, moments
 from .precision import no_tf32
@@ -73,7 +74,7 @@ def verify(
     the margin certificate (docs/margin.md), or the joint bound where too many kinks may bend; branching on kinks.
 
     net, x0, eps: as in `local_bound`. label: (B,) the class of each input; None is the predicted one. effort: steps of
-    the interior-point method for a class. time_limit: seconds an input after which no new step is begun.
+    the interior-point method for a class. time_limit: seconds an input; no step is begun that is expected to end later.
     progress: a bar counts the inputs.
     Raises ValueError for a network of one output, an input that is not of its `label`, and what `local_bound` refuses.
     """
@@ -156,19 +157,21 @@ class _Input:
     def _certify(self, product: dict[str, Source], deadline: float) -> None:
         self.stage = "margin"
         try:
-            local = local_network(self.graph, self.x0, self.eps, self.C, product, by_lines, ROWS)
+            local = local_network(self.graph, self.x0, self.eps, self.C, product, by_lines, Limit(ROWS, deadline))
         except NotDense:
-            self._joint()
+            self._joint(deadline)
             return
         self.lower = torch.maximum(self.lower, local.kinks.lines(local.functions).lower)
         if not bool(self.open.any()):
             return
         if len(local.kinks) > DENSE:
-            self._joint()
+            self._joint(deadline)
         else:
             self._margin(local, deadline)
 
-    def _joint(self) -> None:
+    def _joint(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            return
         self.stage = "joint"
         target = self.nominal[self.open].clamp(min=0.0)[None] / self.eps
         bound = joint_bound(
@@ -186,8 +189,10 @@ class _Input:
         targets = torch.zeros_like(self.lower[open_])
         solved = solve_all(ball, starts, targets, 1e-3, self.effort, deadline, self.seed)
         self.lower[open_] = torch.maximum(self.lower[open_], proven(ball, solved))
-        interior = moments(ball, self.seed)
         left = self.open[open_].nonzero()[:, 0].tolist()
+        if not left or time.monotonic() > deadline:
+            return
+        interior = moments(ball, self.seed)
         for k in sorted(left, key=lambda k: float(solved.t[k])):
             if time.monotonic() > deadline or self.verdict != "unknown":
                 return

@@ -7,6 +7,8 @@ for each of these knots. A pair of a pooling window is max(a, b) = a + max(b −
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +24,25 @@ from ..layers.stage import Stage
 from ..numerics import UNDERFLOW, gamma_n
 
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
+
+
+class NotDense(Exception):
+    """The margin relaxation cannot be formed: more kinks than dense algebra takes, other units, or no time."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the forming of rows may cost: how many kinks, and until when of time.monotonic()."""
+
+    kinks: int
+    deadline: float = math.inf
+
+    def check(self, count: int = 0, factor: int = 1) -> None:
+        """Raise NotDense where that is passed."""
+        if count > factor * self.kinks:
+            raise NotDense(f"{count} kinks may bend, {factor * self.kinks} are what dense algebra takes")
+        if time.monotonic() > self.deadline:
+            raise NotDense("the time was over before its rows were formed")
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,7 @@ class Bent:
     blocks: list[Block]
     sizes: list[Tensor]
     like: Tensor
+    limit: Limit
 
     def add(self, plan: Plan, levels: list[Level], size: Tensor) -> None:
         """A block, still without kinks."""
@@ -123,7 +145,10 @@ class Bent:
 
     def _rows(self, seed: Callable[[int, int], tuple], count: int) -> tuple[Tensor, Tensor, Tensor]:
         part = max(1, CHUNK // self.widest)
-        parts = [self._pull(*seed(first, min(part, count - first))) for first in range(0, count, part)]
+        parts = []
+        for first in range(0, count, part):
+            self.limit.check()
+            parts.append(self._pull(*seed(first, min(part, count - first))))
         if not parts:
             empty = self.like.new_zeros(0, 1)
             return empty.expand(0, torch.Size(self.in_shape).numel()), empty.expand(0, self.count), empty[:, 0]

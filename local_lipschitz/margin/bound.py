@@ -20,7 +20,8 @@ from ..product.propagation import EPS_MIN, Propagated, Source, propagate
 from ..product.stage_norms import StageNorms
 from ..reading.read import read
 from .ball import scaled
-from .intervals import Interval, KinkRows, Local, NotDense, Rows, local_network
+from .bends import Limit, NotDense
+from .intervals import Interval, KinkRows, Local, Rows, local_network
 from .solve import proven, solve_all
 from .start import from_lines
 
@@ -147,7 +148,7 @@ class Job:
     def __call__(self, x0: Tensor, eps: float, C: Tensor, product: dict[str, Source], fall: Tensor) -> Result:
         """For x0 (1, *shape) and functions C (K, m), of which the product bound knows `fall` (K,)."""
         try:
-            local = local_network(self.graph, x0, eps, C, product, by_certificate, ROWS)
+            local = local_network(self.graph, x0, eps, C, product, by_certificate, Limit(ROWS))
         except NotDense as error:
             y, off = logits(self.graph, x0)
             nominal, off = C @ y[0], C.abs() @ (off[0] + UP * y[0].abs())

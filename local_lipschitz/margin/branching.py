@@ -64,11 +64,13 @@ def branch(
     width = WIDTH.get(root.X.device.type, 1)
     while heap and nodes < limit and time.monotonic() < deadline:
         parents = [heapq.heappop(heap)[2] for _ in range(min(width, len(heap)))]
-        children = [child for parent in parents for child in split(parent)]
-        if not children:  # every sign is fixed: nothing is left to split
+        families = [split(parent) for parent in parents]
+        children = [child for family in families for child in family]
+        if not all(families):  # every sign is fixed: nothing is left to split, and the whole is no better than a part
             heap += [(parent.lower, next(order), parent) for parent in parents]
             break
-        solved = _solve(children, target, tolerance)
+        children = [child for family in families for child in family]
+        solved = _solve(children, target, tolerance, deadline)
         nodes += len(children)
         stop = False
         for node in solved:
@@ -83,7 +85,7 @@ def branch(
     return Branched(lower, nodes, len(heap))
 
 
-def _solve(nodes: list[Node], target: float, tolerance: float) -> list[Node]:
+def _solve(nodes: list[Node], target: float, tolerance: float, deadline: float) -> list[Node]:
     """Better multipliers for nodes of one size, all at once."""
     balls = [node.ball for node in nodes]
     rows, bends = (torch.cat([getattr(ball.relaxation, name) for ball in balls]) for name in ("rows", "bends"))
@@ -92,7 +94,8 @@ def _solve(nodes: list[Node], target: float, tolerance: float) -> list[Node]:
     start = begin(relaxation, c, mu, 0.5 * (X + torch.cat([node.interior for node in nodes])))
     gap = tolerance * (c[:, 0] - mu[:, 0]).abs()
     # a little above the target, since the certificate takes something off
-    result = solve(relaxation, c, start, Goal(STEPS, gap, torch.full_like(gap, target) + 1e-6 * gap))
+    goal = Goal(STEPS, gap, torch.full_like(gap, target) + 1e-6 * gap, deadline)
+    result = solve(relaxation, c, start, goal)
     better = []
     for i, node in enumerate(nodes):
         lower = max(node.lower, float(certified(node.ball, 0, result.mu[i : i + 1])))

@@ -9,6 +9,8 @@ Optim. 6, 1996; Mehrotra, SIAM J. Optim. 2, 1992). μ is feasible throughout, so
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -47,17 +49,19 @@ class Iterate:
 class Goal:
     """When to stop: after `steps`, at a gap below `gap` (B,), once t > `target` (B,), or the primal value is below it.
 
-    An infinite target is none.
+    An infinite target is none. No step is begun that, lasting as long as those before, would end after the `deadline`
+    of time.monotonic().
     """
 
     steps: int
     gap: Tensor
     target: Tensor
+    deadline: float = math.inf
 
 
 def solve(relaxation: Relaxation, c: Tensor, start: Iterate, goal: Goal) -> Iterate:
     """Iterates from `start` until the goal is reached; the last of each problem, functions c (B, N)."""
-    result, now = start, start
+    result, now, began = start, start, time.monotonic()
     going = torch.arange(len(c), device=c.device)
     problem = _Problem(relaxation, objective(c))
     for step in range(goal.steps + 1):
@@ -67,7 +71,8 @@ def solve(relaxation: Relaxation, c: Tensor, start: Iterate, goal: Goal) -> Iter
         done = ~state.ok | (now.primal - now.t <= goal.gap[going])
         target = goal.target[going]
         done |= (now.t > target) | ((now.primal < target) & target.isfinite())
-        if step == goal.steps or bool(done.all()):
+        late = time.monotonic() + (time.monotonic() - began) / max(step, 1) > goal.deadline
+        if step == goal.steps or late or bool(done.all()):
             break
         if bool(done.any()):
             going, now, state, problem = going[~done], now.pick(~done), state.pick(~done), problem.pick(~done)

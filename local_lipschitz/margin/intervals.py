@@ -21,7 +21,7 @@ from ..layers.rounding import row_norms, sizes
 from ..layers.stage import Stage
 from ..numerics import UNDERFLOW, gamma_n
 from ..product.propagation import Source, times
-from .bends import Bends, Bent, may_bend, rounding_factor
+from .bends import Bends, Bent, Limit, NotDense, may_bend, rounding_factor
 from .kinks import Interval, KinkRows, Rows
 
 UP = 1e-15  # outward, for a sum of two numbers
@@ -51,26 +51,22 @@ class Local:
     uncertain: dict[str, int]
 
 
-class NotDense(Exception):
-    """The margin relaxation cannot be formed: more kinks than dense algebra takes, or other units than kinks."""
-
-
 @torch.no_grad()
 def local_network(
-    graph: Graph, x0: Tensor, eps: float, C: Tensor, product: Mapping[str, Source], refine: Refine, limit: int
+    graph: Graph, x0: Tensor, eps: float, C: Tensor, product: Mapping[str, Source], refine: Refine, limit: Limit
 ) -> Local:
     """The network on the ball around x0 (1, *shape), and its functions C (K, m), rows of outputs.
 
-    product: what the product bound knows of each layer there. More than `limit` kinks raise NotDense.
+    product: what the product bound knows of each layer there. What is beyond the `limit` raises NotDense.
     """
     x0 = x0.double()
     blocks, last = plans(graph)
-    bent, kinks = Bent(graph.in_shape, [], [], x0), KinkRows.none(x0, eps)
+    bent, kinks = Bent(graph.in_shape, [], [], x0, limit), KinkRows.none(x0, eps)
     known = {INPUT: Ends(x0, x0 - eps, x0 + eps, x0.abs() + eps)}
     uncertain = {}
     for plan in blocks:
         before = len(kinks)
-        known[plan.name] = _Block(bent, kinks, plan, refine, limit)(_stage_ends(plan.stage, known, eps, product))
+        known[plan.name] = _Block(bent, kinks, plan, refine)(_stage_ends(plan.stage, known, eps, product))
         uncertain[plan.stage.name] = len(kinks) - before
     y = _stage_ends(last, known, eps, product)
     a, b, error = bent.functions(last, y.size[0], C)
@@ -104,7 +100,6 @@ class _Block:
     kinks: KinkRows
     plan: Plan
     refine: Refine
-    limit: int
 
     def __call__(self, y: Ends) -> Ends:
         plan = self.plan
@@ -154,7 +149,7 @@ class _Block:
         block = self.bent.blocks[-1]
         bends = may_bend(op, y.low[0], y.high[0], needed[0])
         if len(bends.index):
-            self._check(len(bends.index) + len(self.kinks), 4 * self.limit)
+            self.bent.limit.check(len(bends.index) + len(self.kinks), 4)
             at, knot, candidates = bends.index, bends.knot, bends
             off = 4.0 * UP * (y.size.flatten()[at] + knot.abs())
             rows = Rows(y.y0.flatten()[at] - knot, *self.bent.candidates(bends))
@@ -169,17 +164,11 @@ class _Block:
             bends = may_bend(op, y.low[0], y.high[0], needed[0])
             kept = bends.among(candidates)
             self.kinks.add(rows.pick(kept), (low[kept], high[kept]))
-            self._check(len(self.kinks), self.limit)
+            self.bent.limit.check(len(self.kinks))
         block.kinks.append(bends)  # type: ignore[arg-type]
         return y, bends
-
 
     def _piecewise(self, op: Activation) -> PiecewiseLinear:
         if not isinstance(op, PiecewiseLinear):
             raise NotDense(f"{self.plan.name} is not piecewise linear")
         return op
-
-    @staticmethod
-    def _check(count: int, limit: int) -> None:
-        if count > limit:
-            raise NotDense(f"{count} kinks may bend, {limit} are what dense algebra takes")

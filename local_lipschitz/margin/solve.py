@@ -13,6 +13,8 @@ from .certificate import certified
 from .interior_point import Goal, Iterate, solve
 from .start import begin, moments
 
+STEP = 30.0  # about how many times as long as one `shares` a step takes, before one was seen
+
 
 @dataclass
 class Solved:
@@ -39,25 +41,28 @@ def solve_all(
     starts: (K, M) multipliers to begin from, without t. Those of one function serve the others, up to scale: the
     hardest goes first, and every step of it is tried on all that are open. `tolerance` is relative to how far the first
     bound is below the nominal value. Without targets only the smallest bound counts: the work on a function ends once
-    its bound is above one that is done. At most `steps` for a
-    function, and none is begun after the `deadline` of time.monotonic().
+    its bound is above one that is done. At most `steps` for a function, and none is begun that would end after the
+    `deadline` of time.monotonic() if it took as long as the one before.
     """
     relaxation, K, smallest = ball.relaxation, len(ball.functions), targets is None
     targets = torch.full_like(starts[:, 0], torch.inf) if targets is None else targets
     origin = list(starts.split(1))  # the multipliers from which each begins
+    began = time.monotonic()
     own = [relaxation.shares(mu, ball.functions[k : k + 1]) for k, mu in enumerate(origin)]
     scale, t = torch.cat([s for s, _ in own]), torch.cat([t for _, t in own])
     infinite = torch.full_like(t, torch.inf)
     result = Solved(scale[:, None] * starts, [moments(ball, seed)] * K, t.clone(), t, infinite, t > targets)
     result.mu[:, 0] = t
-    while not bool(result.closed.all()):
+    took = STEP * (time.monotonic() - began) / K
+    while not bool(result.closed.all()) and time.monotonic() + took <= deadline:
         k = int(torch.where(result.closed, torch.inf, result.t).argmin())
         c = ball.functions[k : k + 1]
         scale, _ = relaxation.shares(origin[k], c)
         now = begin(relaxation, c, scale * origin[k], result.X[k])
         for _ in range(steps):
-            if time.monotonic() > deadline:
+            if time.monotonic() + took > deadline:
                 break
+            began = time.monotonic()
             gap = tolerance * (ball.functions[k, :1] - result.before[k]).abs()
             before = now
             goal = torch.full_like(gap, torch.inf) if smallest else targets[k : k + 1]
@@ -66,6 +71,7 @@ def solve_all(
             if torch.equal(now.mu, before.mu):  # no step was possible
                 break
             _note(result, ball, targets, now, origin, k)
+            took = time.monotonic() - began
             result.X[k] = now.X
             hopeless = not smallest and bool(targets[k].isfinite() & (now.primal[0] < targets[k]))
             if hopeless or bool(result.closed[k]) or float(now.primal - now.t) <= float(gap):

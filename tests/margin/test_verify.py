@@ -78,6 +78,18 @@ def test_the_verdict_is_exact_on_small_networks(seed):
     assert int(net(x).argmax()) != int(above.label)
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_the_radius_is_exact_to_a_millionth(seed):
+    """Bisection would end here: proven just below the distance of the nearest tie, and not above it."""
+    net, x0 = small(seed, (2, 3, 2))
+    radius = exact_radius(net, x0)
+    if radius == float("inf"):
+        assert verify(net, x0, 100.0).verdict == ["verified"]
+        return
+    assert verify(net, x0, radius * (1 - 1e-6)).verdict == ["verified"]
+    assert verify(net, x0, radius * (1 + 1e-6)).verdict != ["verified"]
+
+
 def test_a_batch_with_every_verdict():
     net, x0 = small(1)
     radius = exact_radius(net, x0)
@@ -111,3 +123,14 @@ def test_bad_input_is_refused():
         verify(nn.Sequential(nn.Linear(2, 1)).double().eval(), x0, 0.1)
     with pytest.raises(ValueError, match="time_limit is nan"):
         verify(net, x0, 0.1, time_limit=float("nan"))
+
+
+def test_a_time_limit_is_kept(monkeypatch):
+    """A clock that goes a second a look: the work ends by itself, wherever it is, and what it says is valid."""
+    net, x0 = small(1)
+    radius = exact_radius(net, x0)
+    for limit in range(0, 60, 12):
+        looks = itertools.count()
+        monkeypatch.setattr("time.monotonic", lambda looks=looks: float(next(looks)))
+        result = verify(net, x0, 0.99 * radius, time_limit=float(limit))
+        assert result.verdict[0] in ("verified", "unknown") and float(result.seconds) <= limit + 10.0
