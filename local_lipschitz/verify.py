@@ -16,6 +16,7 @@ from .layers.rounding import logits
 from .margin.ball import Ball, scaled
 from .margin.bends import Limit, NotDense
 from .margin.bound import DENSE, ROWS, UP, by_lines, fallen, only
+from .margin.box import Box, check_box
 from .margin.branching import Node, branch
 from .margin.intervals import Local, local_network
 from .margin.solve import proven, solve_all
@@ -39,7 +40,8 @@ class Verdict:
     "attack", "joint", "margin" or "branching"; of an unknown one where it ended. lower: (B, m − 1) float64, lower
     bounds of f_label − f_c on the ball over the other classes c in ascending order. label: (B,). counterexample: (B,
     *shape) float64, a misclassified point of the ball where falsified, else x0. nodes: (B,) parts of the ball that
-    branching solved. seconds: (B,). failure_probability: of any verdict "verified", over our own random vectors.
+    branching solved. seconds: (B,). failure_probability: of any verdict "verified", over our own random vectors. box:
+    whether all of this is about the part of the ball inside of a box.
     """
 
     verdict: list[str]
@@ -50,10 +52,12 @@ class Verdict:
     nodes: Tensor
     seconds: Tensor
     failure_probability: float
+    box: bool = False
 
     def __repr__(self) -> str:
         how = f"by {values(self.stage)}; {values(self.seconds)} s"
-        lines = [f"Verdict {values(self.verdict)}", f"whether every x of the ball is of class {values(self.label)}"]
+        part = "ball inside of the box" if self.box else "ball"
+        lines = [f"Verdict {values(self.verdict)}", f"whether every x of the {part} is of class {values(self.label)}"]
         return "\n".join([*lines, f"{certainty(self.failure_probability)}; {how}"])
 
 
@@ -62,6 +66,7 @@ class Verdict:
 def verify(
     net: nn.Module, x0: Tensor, eps: float | Tensor, label: Tensor | None = None, *, effort: int = 40,
     time_limit: float = 60.0, failure_probability: float = 1e-9, seed: int = 0, progress: bool = False,
+    box: tuple[Tensor | float, Tensor | float] | None = None,
 ) -> Verdict:  # fmt: skip
     """Prove that no x with ‖x − x0‖₂ ≤ eps is of another class than x0, or find one that is.
 
@@ -75,7 +80,8 @@ def verify(
 
     net, x0, eps: as in `local_bound`. label: (B,) the class of each input; None is the predicted one. effort: steps of
     the interior-point method for a class. time_limit: seconds an input; no step is begun that is expected to end later.
-    progress: a bar counts the inputs.
+    progress: a bar counts the inputs. box: (lowest, highest), numbers or what expands to (1, *shape): only the points
+    of the ball with lowest ≤ x ≤ highest count, for proofs and counterexamples; x0 outside of it raises ValueError.
     Raises ValueError for a network of one output, an input that is not of its `label`, and what `local_bound` refuses.
     """
     began = time.monotonic()
@@ -85,6 +91,7 @@ def verify(
     if not time_limit >= 0.0:
         raise ValueError(f"time_limit is {time_limit}; seconds are wanted")
     eps = check_eps(eps, x0).clamp(min=EPS_MIN)
+    box = check_box(box, x0)
     graph = read(net, x0)
     x0 = x0.expand(eps.shape[0], *x0.shape[1:])
     y, off = logits(graph, x0)
@@ -98,11 +105,11 @@ def verify(
     assert local.fall is not None
     nominal = (C @ y[..., None])[..., 0] - (C.abs() @ (off + UP * y.abs())[..., None])[..., 0]  # rounded down
     lower = fallen(nominal, local.fall, eps[:, None])
-    attack = BallAttack(net, x0, eps, label, seed)
+    attack = BallAttack(net, x0, eps, label, seed, box)
     open_ = (lower <= 0).nonzero()
     attack.descend(open_[:, 0], others[open_[:, 0], open_[:, 1]])
     jobs = [
-        _Input(graph, net, attack, effort, seed, b, x0[b : b + 1], float(eps[b]), C[b], nominal[b], lower[b])
+        _Input(graph, net, attack, effort, seed, b, x0[b : b + 1], float(eps[b]), C[b], nominal[b], lower[b], box)
         for b in range(len(x0))
     ]
     shared = (time.monotonic() - began) / len(x0)
@@ -113,7 +120,7 @@ def verify(
     return Verdict(
         [job.verdict for job in jobs], [job.stage for job in jobs], torch.stack([job.lower for job in jobs]), label,
         torch.stack(found), torch.tensor([job.nodes for job in jobs]),
-        torch.tensor([job.seconds for job in jobs], dtype=torch.float64), failure,
+        torch.tensor([job.seconds for job in jobs], dtype=torch.float64), failure, box is not None,
     )  # fmt: skip
 
 
@@ -132,6 +139,7 @@ class _Input:
     C: Tensor
     nominal: Tensor
     lower: Tensor
+    box: Box | None
     verdict: str = "unknown"
     stage: str = "product"
     nodes: int = 0
@@ -157,7 +165,8 @@ class _Input:
     def _certify(self, product: dict[str, Source], deadline: float) -> None:
         self.stage = "margin"
         try:
-            local = local_network(self.graph, self.x0, self.eps, self.C, product, by_lines, Limit(ROWS, deadline))
+            limit = Limit(ROWS, deadline)
+            local = local_network(self.graph, self.x0, self.eps, self.C, product, by_lines, limit, self.box)
         except NotDense:
             self._joint(deadline)
             return

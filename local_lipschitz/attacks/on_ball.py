@@ -60,6 +60,8 @@ class BallAttack:
     def _keep(self, i: Tensor, x: Tensor, y: Tensor) -> None:
         wrong = y.amax(1) > y.gather(1, self.label[i][:, None])[:, 0]
         inside = (x - self.x0[i]).flatten(1).norm(dim=1) <= self.eps[i]
+        if self.box is not None:
+            inside &= ((x >= self.box[0].to(x)) & (x <= self.box[1].to(x))).flatten(1).all(1)
         for j in (wrong & inside).nonzero()[:, 0].tolist():
             self.found.setdefault(int(i[j]), x[j])
 
@@ -69,7 +71,8 @@ class BallAttack:
             x = torch.minimum(torch.maximum(x, self.box[0].to(x)), self.box[1].to(x))
         away = x - self.x0[i]
         length = away.flatten(1).norm(dim=1)
-        return self.x0[i] + _by((INSIDE * self.eps[i] / length.clamp(min=1e-300)).clamp(max=1.0), away)
+        x = self.x0[i] + _by((INSIDE * self.eps[i] / length.clamp(min=1e-300)).clamp(max=1.0), away)
+        return x if self.box is None else torch.minimum(torch.maximum(x, self.box[0].to(x)), self.box[1].to(x))
 
 
 def _by(factor: Tensor, values: Tensor) -> Tensor:

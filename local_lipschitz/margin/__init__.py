@@ -2,7 +2,8 @@
 
 bends.py: the kinks of the network written out, and rows of it by backward passes, with their rounding.
 kinks.py: those rows, and bounds by lines. intervals.py: between which ends every element lies.
-ball.py: kinks and functions in scaled variables. relaxation.py: what is true of every point of the ball.
+box.py: a box that cuts the ball. ball.py: kinks and functions in scaled variables.
+relaxation.py: what is true of every point of the ball.
 start.py, interior_point.py, solve.py: multipliers. certificate.py: the proof. branching.py: branch and bound.
 bound.py: margin_bound.
 """

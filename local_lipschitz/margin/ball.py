@@ -41,20 +41,28 @@ class Ball:
 
 
 def scaled(kinks: KinkRows, functions: Rows) -> Ball:
-    """δ in units of ε and in a basis of what the rows see, p in units of u, n in units of ℓ."""
+    """δ in units of ε and in a basis of what the rows see, p in units of u, n in units of ℓ; and the sides of a box."""
     G, eps, ell, u, p0 = len(kinks), kinks.eps, -kinks.lower, kinks.upper, kinks.p0
+    K, sides = len(functions.y0), kinks.sides
+    width = sides.high - sides.low
+    w = kinks.Q.new_zeros(len(width), kinks.Q.shape[1])
+    w.scatter_(1, sides.index[:, None], (eps / width)[:, None])  # (δ − low)/width, in [0, 1]
     Q, T = eps * torch.cat([kinks.Q, functions.Q]), torch.cat([kinks.T, functions.T])
     y0, error = torch.cat([kinks.y0, functions.y0]), torch.cat([kinks.error, functions.error])
-    seen, lost, excess, basis = _in_basis(Q)
-    xi = torch.cat([(y0 - T @ p0)[:, None], seen, T * u], 1)
+    seen, lost, excess, basis = _in_basis(torch.cat([Q, w]))
+    xi = torch.cat([(y0 - T @ p0)[:, None], seen[: G + K], T * u], 1)
     size = y0.abs() + T.abs() @ (p0 + u) + torch.linalg.vector_norm(Q, dim=1)
-    error = error + lost + 2.0 * gamma_n(G + 8) * (size + UNDERFLOW)
+    error = error + lost[: G + K] + 2.0 * gamma_n(G + 8) * (size + UNDERFLOW)
     n = -xi[:G]
     n[:, 1 + seen.shape[1] :].diagonal().add_(u)
     n = n / ell[:, None]
-    row_error = error[:G] / ell * (1.0 + 1e-12) + 8.0 * gamma_n(4) * (n.abs().sum(1) + 1.0)
+    w = torch.cat([(-sides.low / width)[:, None], seen[G + K :], w.new_zeros(len(w), G)], 1)
+    rows = torch.cat([n, w])
+    row_error = torch.cat([error[:G] / ell * (1.0 + 1e-12), lost[G + K :]])
+    row_error = row_error + 8.0 * gamma_n(4) * (rows.abs().sum(1) + 1.0)
     bends = torch.ones(1, G, dtype=torch.bool, device=y0.device)
-    return Ball(Relaxation(n[None], seen.shape[1], bends), xi[G:], row_error, error[G:], excess, kinks.starts, basis)
+    relaxation = Relaxation(rows[None], seen.shape[1], bends)
+    return Ball(relaxation, xi[G:], row_error, error[G:], excess, kinks.starts, basis)
 
 
 def _in_basis(Q: Tensor) -> tuple[Tensor, Tensor, float, Tensor | None]:

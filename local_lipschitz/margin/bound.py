@@ -21,6 +21,7 @@ from ..product.stage_norms import StageNorms
 from ..reading.read import read
 from .ball import scaled
 from .bends import Limit, NotDense
+from .box import Box, check_box
 from .intervals import Interval, KinkRows, Local, Rows, local_network
 from .solve import proven, solve_all
 from .start import from_lines
@@ -40,7 +41,8 @@ class MarginBound:
     fall: (B, K) ≥ (outputs_k·f(x0) − lower)/eps, never negative: at which rate they may fall. before_refinement: (B,
     K), lower with the multipliers of the start. uncertain: {stage: kinks} that may bend on the ball. kinks: their
     total. steps: of the interior-point method. status: "margin", or why it is that of the joint bound or of lines.
-    failure_probability: of the product bound's norms, over our own random vectors; 0.0 if all were dense.
+    failure_probability: of the product bound's norms, over our own random vectors; 0.0 if all were dense. box: whether
+    they hold on a part of the ball only, that inside of a box.
     """
 
     lower: Tensor
@@ -52,6 +54,7 @@ class MarginBound:
     steps: list[int]
     status: list[str]
     failure_probability: float
+    box: bool = False
 
     @property
     def value(self) -> Tensor:
@@ -68,6 +71,7 @@ class MarginBound:
 def margin_bound(
     net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, target: float | None = None,
     smallest: bool = False, effort: int = 40, tolerance: float = 1e-3, failure_probability: float = 1e-9, seed: int = 0,
+    box: tuple[Tensor | float, Tensor | float] | None = None,
 ) -> MarginBound:  # fmt: skip
     """Lower bounds of the functions outputs_k·f on ‖x − x0‖ ≤ eps, by the margin certificate.
 
@@ -79,12 +83,15 @@ def margin_bound(
     a function ends once its bound is known to be above `target`, or never to reach it; None is as tight as `effort`,
     steps of the interior-point method for a function, and `tolerance`, relative to how far the bound lies below the
     nominal value, allow. smallest: only the smallest of the K bounds is made as tight; the work on the others ends once
-    they are above it. Raises as `local_bound` does. Source: docs/margin.md.
+    they are above it. box: (lowest, highest), numbers or what expands to (1, *shape): the bounds are then of the points
+    of the ball with lowest ≤ x ≤ highest. Raises as `local_bound` does, and ValueError where x0 is outside of the box.
+    Source: docs/margin.md.
     """
     check_input(x0)
     if effort < 1:
         raise ValueError(f"effort is {effort}; a positive number of steps is wanted")
     eps = check_eps(eps, x0).clamp(min=EPS_MIN)
+    box = check_box(box, x0)
     graph = read(net, x0)
     if outputs is None:
         outputs = torch.eye(size(graph.out_shape), dtype=torch.float64)
@@ -94,7 +101,7 @@ def margin_bound(
     local = finish(graph, product, norms, outputs)
     assert local.fall is not None
     x0 = x0.expand(eps.shape[0], *x0.shape[1:])
-    job = Job(graph, target, smallest, effort, tolerance, seed)
+    job = Job(graph, target, smallest, effort, tolerance, seed, box)
     results = []
     for b in range(len(eps)):
         result = job(x0[b : b + 1], float(eps[b]), outputs[b], only(product, b), local.fall[b])
@@ -107,7 +114,7 @@ def margin_bound(
     return MarginBound(
         lower, nominal, fall, before, [r.uncertain for r in results], [sum(r.uncertain.values()) for r in results],
         [r.steps for r in results], [r.status for r in results],
-        norms.failure_spent + max(r.failure for r in results),
+        norms.failure_spent + max(r.failure for r in results), box is not None,
     )  # fmt: skip
 
 
@@ -144,11 +151,12 @@ class Job:
     effort: int
     tolerance: float
     seed: int
+    box: Box | None
 
     def __call__(self, x0: Tensor, eps: float, C: Tensor, product: dict[str, Source], fall: Tensor) -> Result:
         """For x0 (1, *shape) and functions C (K, m), of which the product bound knows `fall` (K,)."""
         try:
-            local = local_network(self.graph, x0, eps, C, product, by_certificate, Limit(ROWS))
+            local = local_network(self.graph, x0, eps, C, product, by_certificate, Limit(ROWS), self.box)
         except NotDense as error:
             y, off = logits(self.graph, x0)
             nominal, off = C @ y[0], C.abs() @ (off[0] + UP * y[0].abs())

@@ -22,6 +22,7 @@ from ..layers.stage import Stage
 from ..numerics import UNDERFLOW, gamma_n
 from ..product.propagation import Source, times
 from .bends import Bends, Bent, Limit, NotDense, may_bend, rounding_factor
+from .box import Box
 from .kinks import Interval, KinkRows, Rows
 
 UP = 1e-15  # outward, for a sum of two numbers
@@ -53,16 +54,20 @@ class Local:
 
 @torch.no_grad()
 def local_network(
-    graph: Graph, x0: Tensor, eps: float, C: Tensor, product: Mapping[str, Source], refine: Refine, limit: Limit
-) -> Local:
+    graph: Graph, x0: Tensor, eps: float, C: Tensor, product: Mapping[str, Source], refine: Refine, limit: Limit,
+    box: Box | None = None,
+) -> Local:  # fmt: skip
     """The network on the ball around x0 (1, *shape), and its functions C (K, m), rows of outputs.
 
     product: what the product bound knows of each layer there. What is beyond the `limit` raises NotDense.
     """
     x0 = x0.double()
     blocks, last = plans(graph)
-    bent, kinks = Bent(graph.in_shape, [], [], x0, limit), KinkRows.none(x0, eps)
-    known = {INPUT: Ends(x0, x0 - eps, x0 + eps, x0.abs() + eps)}
+    bent, kinks = Bent(graph.in_shape, [], [], x0, limit), KinkRows.none(x0, eps, box)
+    low, high = x0 - eps, x0 + eps
+    if box is not None:
+        low, high = torch.maximum(low, box[0].double()), torch.minimum(high, box[1].double())
+    known = {INPUT: Ends(x0, low, high, x0.abs() + eps)}
     uncertain = {}
     for plan in blocks:
         before = len(kinks)

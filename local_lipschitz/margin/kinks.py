@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .box import Box, Sides
+
 THIN, TINY = 1e-7, 1e-250  # the smallest end of a kink, relative to its other end, and at all
 
 Interval = tuple[Tensor, Tensor]
@@ -46,10 +48,12 @@ class Lines:
 class KinkRows:
     """All kinks so far, G of them: y = y0 + Qδ + T(p − p0) in [lower, upper], lower < 0 < upper, off by `error`.
 
-    T is strictly lower triangular; `starts` has the first kink of each layer of kinks. eps: the radius.
+    T is strictly lower triangular; `starts` has the first kink of each layer of kinks. eps: the radius. sides: of a
+    box.
     """
 
     eps: float
+    sides: Sides
     y0: Tensor
     Q: Tensor
     T: Tensor
@@ -59,10 +63,11 @@ class KinkRows:
     starts: list[int] = field(default_factory=list)
 
     @classmethod
-    def none(cls, x0: Tensor, eps: float) -> KinkRows:
+    def none(cls, x0: Tensor, eps: float, box: Box | None = None) -> KinkRows:
         """For an input x0 (1, *shape)."""
         empty = x0.new_zeros(0, dtype=torch.float64)
-        return cls(eps, empty, empty.new_zeros(0, x0.numel()), empty.new_zeros(0, 0), empty, empty, empty)
+        sides = Sides.of(box, x0.double(), eps)
+        return cls(eps, sides, empty, empty.new_zeros(0, x0.numel()), empty.new_zeros(0, 0), empty, empty, empty)
 
     def __len__(self) -> int:
         return len(self.y0)

@@ -59,7 +59,8 @@ def from_lines(kinks: KinkRows, lines: Lines) -> Tensor:
     gamma = 0.5 * lines.reach[:, None]
     mean = gamma * max(1, len(kinks)) ** -0.5
     t = torch.zeros_like(gamma)
-    return torch.cat([t, gamma, 2.0 * chord, f + PLAIN * mean, h + PLAIN * mean], 1)
+    sides = (PLAIN * mean).expand(-1, len(kinks.sides.index))
+    return torch.cat([t, gamma, 2.0 * chord, f + PLAIN * mean, h + PLAIN * mean, sides], 1)
 
 
 def begin(relaxation: Relaxation, c: Tensor, mu: Tensor, X: Tensor) -> Iterate:
