@@ -128,7 +128,7 @@ def chain_of(net: nn.Module, x0: Tensor) -> tuple[Chain, Array]:
         weights.append(stage.matrix(source, zero).numpy().astype(np.float64))
         biases.append(stage.affine({source: zero}).flatten().numpy().astype(np.float64))
         source = stage.reader.name if stage.reader else ""
-    return Chain(tuple(weights), tuple(biases)), x0.flatten().double().cpu().numpy()
+    return Chain(tuple(weights), tuple(biases)), x0.flatten().double().cpu().numpy().copy()
 
 
 def as_module(chain: Chain) -> nn.Sequential:

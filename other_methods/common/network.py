@@ -174,7 +174,7 @@ def as_network(chain: Chain) -> Network:
 
 def chain_of_segment(links: Sequence[Link]) -> Chain:
     """A segment as matrices; ValueError, with the numbers, where one gets too large."""
-    return Chain(tuple(link.matrix() for link in links), tuple(link.bias.flatten().numpy() for link in links))
+    return Chain(tuple(link.matrix() for link in links), tuple(link.bias.flatten().numpy().copy() for link in links))
 
 
 def norm_of(links: Sequence[Link], tolerance: float = 2e-3) -> float:

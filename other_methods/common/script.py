@@ -49,7 +49,8 @@ class Problem:
     @property
     def x0(self) -> Array:
         """The nominal input, flattened."""
-        return self.input.flatten().double().cpu().numpy()
+        # a copy: handing a tensor to another process moves it to shared memory, away from under its numpy views
+        return self.input.flatten().double().cpu().numpy().copy()
 
 
 def problem_of(chain: Chain, name: str) -> Problem:

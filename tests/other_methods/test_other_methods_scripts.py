@@ -204,3 +204,11 @@ def test_a_chain_of_one_matrix_is_compared_too():
     problem = script.problem_of(Chain((np.array([[3.0, 4.0]]),), (np.zeros(1),)), "linear")
     for method in compare.methods(problem, 0.1, 60, True):
         assert 5.0 <= float(method.compute()) <= 7.0 * (1 + 1e-6), method.name
+
+
+def test_the_nominal_input_as_an_array_shares_no_memory_with_the_tensor():
+    """torch moves what it hands over to shared memory: a numpy view of it would then show memory that is free."""
+    problem = script.problem_of(random_chain((3, 5, 2), 0), "random")
+    x0 = problem.x0
+    problem.input.fill_(7.0)
+    assert (x0 == 0.0).all()
