@@ -181,8 +181,8 @@ def test_bad_networks_are_refused_with_a_sentence():
         broken[0].weight[0, 0] = math.nan
     with pytest.raises(ValueError, match=r"'0\.weight' contains NaN"):
         local_bound(broken, X0, 0.1)
-    with pytest.raises(UnsupportedLayerError, match=r"GELU"):
-        local_bound(nn.Sequential(nn.Linear(3, 2), nn.GELU()).eval(), X0, 0.1)
+    with pytest.raises(UnsupportedLayerError, match=r"LayerNorm"):
+        local_bound(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)).eval(), X0, 0.1)
     with pytest.raises(ValueError, match=r"outputs has shape \(2, 5\)"):
         local_bound(NET, X0, 0.1, outputs=torch.ones(2, 5))
     with pytest.raises(ValueError, match="batch of one"):
