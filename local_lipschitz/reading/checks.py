@@ -7,12 +7,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from ..layers.graph import Graph
-from ..layers.layer import Layer
-from ..layers.linear_maps import CHUNK
+from ..layers.layer import Layer, keep
+from ..layers.linear_maps import CHUNK, Dense, LinearMap
 from ..layers.stage import Stage
+from ..numerics import of_computed
 from .modules import module_names
 from .symbol import is_finite
 
+ADJOINT = 16  # roundings beside those of the sums
 THREE = 3  # factors of 1e-45 or 1e38
 SMALLEST, LARGEST = 1e-150, 1e150  # entries whose squares float64 holds
 
@@ -30,6 +32,30 @@ def check_module(net: nn.Module, x0: Tensor) -> None:
                 raise ValueError(f"parameter {key!r} is on {value.device}, x0 on {x0.device}; the same is wanted")
             if not is_finite(value):
                 raise ValueError(f"parameter {key!r} contains NaN or infinite values")
+
+
+def check_adjoints(graph: Graph, device: torch.device) -> None:
+    """ValueError unless ⟨Ax, y⟩ = ⟨x, Aᵀy⟩ to rounding, in float64, for each linear map but plain matrix products.
+
+    For random x and y, so that no entry that one of the two lacks, or has twice, goes unseen.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for layer in graph.layers:
+        op = layer.op
+        if not isinstance(op, LinearMap) or isinstance(op, Dense):
+            continue
+        x, y = (
+            torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(device)
+            for shape in (op.in_shape, op.out_shape)
+        )
+        forwards, backwards = (op.apply_changed(x, keep) * y).sum(), (op.to(torch.float64).adjoint(y) * x).sum()
+        total = (op.apply_changed(x.abs(), Tensor.abs_) * y.abs()).sum()
+        allowed = of_computed(2 * op.terms + x.numel() + y.numel() + ADJOINT) * total
+        if not float((forwards - backwards).abs()) <= float(allowed):
+            raise ValueError(
+                f"layer {layer.name!r}: its map and the adjoint of it differ, {float(forwards):.17g} and "
+                f"{float(backwards):.17g} for the same x and y; please report this network"
+            )
 
 
 def check_sizes(graph: Graph) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..layers.graph import Graph
 from ..layers.layer import Layer
 from ..layers.rearranging import Reshape
-from .checks import check_module, check_sizes
+from .checks import check_adjoints, check_module, check_sizes
 from .comparison import check_numbers, check_output, points, run
 from .folding import fold, prune
 from .modules import eager, in_float64, module_dtype, module_names, runnable, setting_weights, unchanged
@@ -30,11 +30,11 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
     What torch.compile, nn.DataParallel or nn.parallel.DistributedDataParallel wraps is read in place of the wrapper.
 
     Guaranteed: the graph computes what the module computes, checked on x0's first input and on random ones, to the
-    rounding of the module's dtype. The module is run before it is read, so that weights which forward pre-hooks set
-    (weight_norm, spectral_norm, pruning) are those of its next call; they must be the same after another call, and no
-    hook may change what passes through its module. An output of shape (B,) is one output, (B, 1). Batch norm is folded
-    into the affine layer before it. Parameters are referred to, not copied. The module is left as it was: mode,
-    parameters, buffers, attributes and hooks.
+    rounding of the module's dtype, and each linear map has its own adjoint. The module is run before it is read, so
+    that weights which forward pre-hooks set (weight_norm, spectral_norm, pruning) are those of its next call; they must
+    be the same after another call, and no hook may change what passes through its module. An output of shape (B,) is
+    one output, (B, 1). Batch norm is folded into the affine layer before it. Parameters are referred to, not copied.
+    The module is left as it was: mode, parameters, buffers, attributes and hooks.
     Raises UnsupportedLayerError (name, position, type, what to do) for a layer that is not supported; ValueError for a
     module in training mode, NaN or infinite parameters or constants (a division by zero), ones below 1e-150 or above
     1e150 (in float32 as products of layers between which nothing is nonlinear), parameters on another device than x0,
@@ -60,6 +60,7 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
         graph = fold(written)
         check_output(net, written, graph, x[:1], first)
         check_output(net, written, graph, x[1:], rest)
+    check_adjoints(graph, x0.device)
     check_sizes(graph)
     return graph
 
