@@ -16,7 +16,7 @@ from .layers.rounding import logits
 from .margin.ball import Ball, scaled
 from .margin.bends import Limit, NotDense
 from .margin.bound import DENSE, ROWS, UP, by_lines, fallen, only
-from .margin.box import Box, check_box
+from .margin.box import Box, Region, check_box
 from .margin.branching import Node, branch
 from .margin.intervals import Local, local_network
 from .margin.solve import proven, solve_all
@@ -166,7 +166,8 @@ class _Input:
         self.stage = "margin"
         try:
             limit = Limit(ROWS, deadline)
-            local = local_network(self.graph, self.x0, self.eps, self.C, product, by_lines, limit, self.box)
+            region = Region(self.eps, self.box)
+            local = local_network(self.graph, self.x0, region, self.C, product, by_lines, limit)
         except NotDense:
             self._joint(deadline)
             return

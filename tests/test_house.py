@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "local_lipschitz"
-BASE = {"errors", "inputs", "numerics", "precision"}  # below everything
+BASE = {"errors", "inputs", "numerics", "precision", "printing"}  # below everything
 MAY_IMPORT = {  # besides the base; what is not here is the package's face or the base itself
     "norms": set(),
     "layers": {"norms"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from ..joint_operator import Passes, RowErrors
 from .certificate import ATTEMPTS, is_proven
 from .descent import Point, inverse_of, log_norm, mixing, newton
 from .passes import Infeasible
-
-if TYPE_CHECKING:
-    from .dense import DenseGroups
 
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
@@ -47,10 +44,28 @@ def rows(operator: Passes, F: Tensor | None = None) -> tuple[Tensor, Tensor, Ten
     return torch.cat(deltas), torch.cat(ws), torch.cat(off)
 
 
+class Groups(Protocol):
+    """What functions need of the groups that they stand on (dense.py says what each is)."""
+
+    mu: Tensor
+    Q: Tensor
+    T: Tensor
+    stretch: Tensor
+    first: int
+
+    def slack(self, m: int) -> float: ...
+
+    def rounding(self, mu: Tensor) -> float: ...
+
+    def gram(self, mu: Tensor) -> Tensor: ...
+
+    def factor(self, mu: Tensor, m: int) -> Tensor | None: ...
+
+
 class Rows:
     """Functions [N P] on top of the groups: their matrix S(μ), what it depends on, and better multipliers."""
 
-    def __init__(self, groups: DenseGroups, delta: Tensor, w: Tensor, error: Tensor, stretched: bool = False) -> None:
+    def __init__(self, groups: Groups, delta: Tensor, w: Tensor, error: Tensor, stretched: bool = False) -> None:
         self.groups, self.delta, self.error = groups, delta, error
         self.P = w if stretched else w * groups.stretch
         self.NN_diagonal, self.NQ = delta.square().sum(1), delta @ groups.Q.T

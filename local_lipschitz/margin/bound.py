@@ -21,7 +21,7 @@ from ..product.stage_norms import StageNorms
 from ..reading.read import read
 from .ball import scaled
 from .bends import Limit, NotDense
-from .box import Box, check_box
+from .box import Box, Region, check_box
 from .intervals import Interval, KinkRows, Local, Rows, local_network
 from .solve import proven, solve_all
 from .start import from_lines
@@ -156,7 +156,7 @@ class Job:
     def __call__(self, x0: Tensor, eps: float, C: Tensor, product: dict[str, Source], fall: Tensor) -> Result:
         """For x0 (1, *shape) and functions C (K, m), of which the product bound knows `fall` (K,)."""
         try:
-            local = local_network(self.graph, x0, eps, C, product, by_certificate, Limit(ROWS), self.box)
+            local = local_network(self.graph, x0, Region(eps, self.box), C, product, by_certificate, Limit(ROWS))
         except NotDense as error:
             y, off = logits(self.graph, x0)
             nominal, off = C @ y[0], C.abs() @ (off[0] + UP * y[0].abs())

@@ -33,6 +33,14 @@ def check_box(box: tuple[Tensor | float, Tensor | float] | None, x0: Tensor) -> 
 
 
 @dataclass(frozen=True)
+class Region:
+    """The ball of radius eps around x0, cut by a box where there is one."""
+
+    eps: float
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
 class Sides:
     """δ_i in [low_i, high_i] for the elements `index` (k,) of the input that may get beyond a side of the box."""
 

@@ -22,7 +22,7 @@ from ..layers.stage import Stage
 from ..numerics import UNDERFLOW, gamma_n
 from ..product.propagation import Source, times
 from .bends import Bends, Bent, Limit, NotDense, may_bend, rounding_factor
-from .box import Box
+from .box import Region
 from .kinks import Interval, KinkRows, Rows
 
 UP = 1e-15  # outward, for a sum of two numbers
@@ -54,14 +54,13 @@ class Local:
 
 @torch.no_grad()
 def local_network(
-    graph: Graph, x0: Tensor, eps: float, C: Tensor, product: Mapping[str, Source], refine: Refine, limit: Limit,
-    box: Box | None = None,
+    graph: Graph, x0: Tensor, region: Region, C: Tensor, product: Mapping[str, Source], refine: Refine, limit: Limit
 ) -> Local:  # fmt: skip
-    """The network on the ball around x0 (1, *shape), and its functions C (K, m), rows of outputs.
+    """The network on a region around x0 (1, *shape), and its functions C (K, m), rows of outputs.
 
     product: what the product bound knows of each layer there. What is beyond the `limit` raises NotDense.
     """
-    x0 = x0.double()
+    x0, eps, box = x0.double(), region.eps, region.box
     blocks, last = plans(graph)
     bent, kinks = Bent(graph.in_shape, [], [], x0, limit), KinkRows.none(x0, eps, box)
     low, high = x0 - eps, x0 + eps
