@@ -29,7 +29,7 @@ from .numerics import gamma_n
 from .precision import no_tf32
 from .printing import certainty, counter, values
 from .product.bound import Bound, global_bound, local_bound
-from .product.propagation import SLACK, output_error
+from .product.propagation import REACH_SLACK, output_error
 from .product.stage_norms import StageNorms
 from .reading.read import read
 
@@ -166,7 +166,7 @@ class _Certificate:
         else:  # only a fall of the margin does harm
             L = result.value if result.fall is None else result.fall
         h = L / margin if eps is None else eps[:, None] * L / margin
-        h = torch.where(h.isnan(), math.inf, h * (1.0 + SLACK))
+        h = torch.where(h.isnan(), math.inf, h * (1.0 + REACH_SLACK))
         worst, at = h.max(1)
         rows = L.shape[1]
         return worst, others.gather(1, at[:, None])[:, 0], min(1.0, rows * result.failure_probability)
@@ -175,7 +175,7 @@ class _Certificate:
 def _closed_form(certificate: _Certificate, held: Tensor) -> Radius:
     """min_c margin_c / L_c for a bound that holds for every ε; open at its end, hence the factor."""
     h, limiting, failure = certificate.load(torch.arange(len(held), device=held.device), None)
-    radius = torch.where(held, ((1.0 - SLACK) / h).clamp(max=EPS_MAX), 0.0)
+    radius = torch.where(held, ((1.0 - REACH_SLACK) / h).clamp(max=EPS_MAX), 0.0)
     once = torch.ones_like(certificate.label)
     nearest = certificate.others.gather(1, certificate.margin.argmin(1, keepdim=True))[:, 0]
     return Radius(radius, certificate.label, torch.where(held, limiting, nearest), once, failure * once.double())

@@ -26,7 +26,7 @@ from .certificate import Random
 from .dense import DenseGroups, TooManyGroups
 from .passes import Infeasible, PassGroups
 
-SLACK = 1e-9  # outward, on the value
+VALUE_SLACK = 1e-9  # outward, on the value
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -161,7 +161,7 @@ def _counts(block: Block) -> tuple[int, int]:
 
 def _collect(local: Bound, results: list[Result]) -> JointBound:
     """The smaller of product and joint bound for each input, as one record."""
-    joint = torch.stack([r.value for r in results]).to(local.value) * (1.0 + SLACK)
+    joint = torch.stack([r.value for r in results]).to(local.value) * (1.0 + VALUE_SLACK)
     before = torch.stack([r.before for r in results]).to(local.value)
     joint, before = (x if local.value.dim() == 2 else x[:, 0] for x in (joint, before))
     value = torch.fmin(local.value, joint)  # not NaN, which an overflow in float32 may give

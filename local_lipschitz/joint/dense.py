@@ -19,7 +19,7 @@ from ..norms.spectral_norm import lanczos_norms
 from .certificate import FEW, Random, output_tails, shift
 from .krylov import BASIS, SMALL_OUTPUT
 from .passes import ROUGH, ROUNDS
-from .rows import SLACK, STAGES, SURE, Rows, rows
+from .rows import RESULT_SLACK, STAGES, SURE, Rows, rows
 
 LIMIT = 3000  # groups
 ALONE = 200  # effort from which each output gets multipliers of its own: about a per cent, at twice the cost
@@ -76,7 +76,7 @@ class DenseGroups:
         T[:G, :G], T[G:, :G] = self.T, new.P
         self.T, self.mu = T, torch.cat([self.mu, 2.0 * top * d])
         self.error, self.tau = torch.cat([self.error, error]), torch.cat([self.tau, tau])
-        self.stretch = torch.cat([self.stretch, (1.0 + tau).sqrt() * (1.0 + SLACK)])
+        self.stretch = torch.cat([self.stretch, (1.0 + tau).sqrt() * (1.0 + RESULT_SLACK)])
         self.least = torch.cat([self.least, least])
 
     def rounding(self, mu: Tensor) -> float:
@@ -107,7 +107,7 @@ class DenseGroups:
         M = self._root(operator, L, eta.to(L.device))
         norm = lanczos_norms(M, ROUGH, (1.0 - FEW) * share, self.random.generator).upper
         self.random.spent += share
-        return float(norm) * math.sqrt(self.rounding(self.mu) * (1.0 + 2.0 * self.slack(1))) * (1.0 + SLACK)
+        return float(norm) * math.sqrt(self.rounding(self.mu) * (1.0 + 2.0 * self.slack(1))) * (1.0 + RESULT_SLACK)
 
     def _root(self, operator: JointOperator, L: Tensor, eta: Tensor) -> Operator:
         """M = [N, P√D, CᵀL⁻ᵀ] with D = diag(μ), L Lᵀ = W(μ), so that M Mᵀ = S(μ): one pass and dense algebra."""

@@ -23,7 +23,7 @@ WAY_GROWTH, ROUGH_GROWTH = 6, 3  # times a Krylov space grows: for layers, new g
 REPAIRS = (1.05, 1.2, 1.5, 2.0, 4.0, 16.0)
 ROUGH = 2e-2  # tolerance of the gains on the way
 FINE = 5e-4  # of the last certificate: what it exceeds 1 by counts once for each layer
-SLACK = 1e-9
+PASSES_SLACK = 1e-9  # outward, on a gain by passes
 
 
 def improve(operator: JointOperator, mu: Tensor, F: Tensor, steps: int, p: float | None) -> Tensor:
@@ -61,7 +61,7 @@ class Infeasible(Exception):
 def layer_gain(operator: JointOperator, mu: Tensor, gamma: Tensor, random: Random) -> float:
     """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `operator`; γ (1,): an estimate of its square, to start from."""
     certified = certify(operator, mu, (1.0 + 3.0 * ROUGH) * gamma.double(), None, random, ROUGH)
-    return float(certified.sqrt()) * (1.0 + SLACK)
+    return float(certified.sqrt()) * (1.0 + PASSES_SLACK)
 
 
 class NoRows:

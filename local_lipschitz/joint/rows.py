@@ -20,7 +20,7 @@ from .passes import Infeasible
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
 STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.0005))
-SLACK = 1e-14  # of single results
+RESULT_SLACK = 1e-14  # of single results
 SURE = 1e-6  # that values are below their targets before they are proven
 FAR = 1.1  # times its target: a value that is seen to stay above that
 
@@ -138,7 +138,7 @@ class Rows:
     def _outward(self, gamma: Tensor, mu: Tensor, each: bool) -> Tensor:
         """√γ with what the rounding of the groups' rows and of these adds."""
         error = self.error if each else torch.linalg.vector_norm(self.error, dim=0, keepdim=True)
-        return (gamma.clamp(min=0.0) * self.groups.rounding(mu)).sqrt() * (1.0 + SLACK) + error
+        return (gamma.clamp(min=0.0) * self.groups.rounding(mu)).sqrt() * (1.0 + RESULT_SLACK) + error
 
     def part(self, kept: Tensor | slice) -> Rows:
         """Some of the functions: indices, or (k,) bool."""

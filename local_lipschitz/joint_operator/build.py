@@ -23,7 +23,7 @@ from ..layers.stage import Stage
 from ..product.propagation import LEAST, Source, times
 from ..product.stage_norms import channels_last, pays_channels_last
 from .blocks import Block, Plan, plans
-from .kinks import SLACK, Kinks, Reads
+from .kinks import SLOPE_SLACK, Kinks, Reads
 from .operator import Elements, JointOperator
 from .pooling import Winners, pairs, play, tournament
 
@@ -75,7 +75,7 @@ def build(
     for plan in blocks:
         off = product[plan.stage.nonlinear[0]].off[0]
         y0, (down, up) = _Builder(operator, plan, known, eps, groups).add_block(off)
-        reach = float(torch.maximum(down, up).norm()) * (1.0 + SLACK)
+        reach = float(torch.maximum(down, up).norm()) * (1.0 + SLOPE_SLACK)
         gain = min(reach, float(product[plan.name].gain), groups.layer_gain(operator) if reach > 0.0 else 0.0)
         known[plan.name] = Known(y0[None], down[None], up[None], gain)
         growth.append((plan.stage.name, gain))
@@ -98,11 +98,11 @@ def stage_reach(stage: Stage, known: dict[str, Known]) -> tuple[Tensor, Tensor, 
         if name != INPUT:
             middle, radius = 0.5 * (source.up - source.down), 0.5 * (source.up + source.down)
             drift = stage.apply({name: middle}, keep)
-            spread = stage.apply({name: radius}, Tensor.abs_) + SLACK * sums[-1]
+            spread = stage.apply({name: radius}, Tensor.abs_) + SLOPE_SLACK * sums[-1]
             down, up = (torch.minimum(g, (spread + d).clamp(min=LEAST)) for g, d in ((down, -drift), (up, drift)))
         downs.append(down)
         ups.append(up)
-    down, up, sizes = (total(parts)[0] * (1.0 + SLACK) for parts in (downs, ups, sums))
+    down, up, sizes = (total(parts)[0] * (1.0 + SLOPE_SLACK) for parts in (downs, ups, sums))
     return down, up, sizes
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..layers.activations import Activation, Interval, merged
 from ..product.stage_norms import channels_last
 
-SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
+SLOPE_SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Reads:
 
     def sides(self, eps: float) -> tuple[Interval, Interval]:
         """Anchored secant slopes to the left and to the right; 0 where y cannot move to that side."""
-        outward = eps * (1.0 + SLACK)
+        outward = eps * (1.0 + SLOPE_SLACK)
         left, _ = self.op.sided_slopes(self.y0, outward * self.down, self.off)
         _, right = self.op.sided_slopes(self.y0, outward * self.up, self.off)
         return left, right
@@ -53,7 +53,7 @@ class Reads:
         left, right = self.sides(eps)
         down = torch.maximum(left[1] * self.down, -right[0] * self.up)
         up = torch.maximum(-left[0] * self.down, right[1] * self.up)
-        down, up = (torch.where(self.needed, way, 0.0).clamp(min=0.0) * (1.0 + SLACK) for way in (down, up))
+        down, up = (torch.where(self.needed, way, 0.0).clamp(min=0.0) * (1.0 + SLOPE_SLACK) for way in (down, up))
         return down, up
 
     def uncertain(self, eps: float) -> Tensor:

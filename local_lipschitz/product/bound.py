@@ -19,7 +19,7 @@ from ..precision import no_tf32
 from ..printing import certainty, values
 from ..reading.read import read
 from .falls import falls
-from .propagation import SLACK, TINY, Propagated, propagate, stage_gain
+from .propagation import REACH_SLACK, TINY, Propagated, propagate, stage_gain
 from .stage_norms import StageNorms
 
 
@@ -103,13 +103,13 @@ def finish(graph: Graph, before: Propagated, norms: StageNorms, outputs: Tensor)
     sources = {name: before.sources[name] for name in stage.sources}
     fall = None
     if outputs.shape[1] > 0:
-        both = falls(stage, before, torch.cat([outputs, -outputs], 1)) * (1.0 + SLACK)
+        both = falls(stage, before, torch.cat([outputs, -outputs], 1)) * (1.0 + REACH_SLACK)
         fall, value = both[:, : outputs.shape[1]], torch.maximum(*both.chunk(2, 1))
         largest = torch.stack([source.gain for source in sources.values()]).amax(0)
         factor = value.amax(1) / largest.clamp(min=TINY)
     else:
         rows = {name: row_norms(stage, name, source.live) for name, source in sources.items()}
         value, factor, _ = stage_gain(stage, sources, rows, None, norms)
-        value = value.expand(batch) * (1.0 + SLACK)
+        value = value.expand(batch) * (1.0 + REACH_SLACK)
     per_layer = [(name, f.expand(batch)) for name, f in [*before.per_layer, (stage.name, factor)]]
     return Bound(value, per_layer, norms.failure_spent, norms.work / max(1, graph.cost), fall)

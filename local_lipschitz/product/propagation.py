@@ -22,7 +22,7 @@ from ..numerics import of_computed
 from .stage_norms import StageNorms
 
 # Row norms and slopes are computed in float64; this covers their rounding, outward.
-SLACK = 1e-12
+REACH_SLACK = 1e-12
 TINY = torch.finfo(torch.float64).tiny
 # Products of the smallest ε and the smallest gain other than 0 do not vanish; a bound holds for every smaller ε.
 EPS_MIN, LEAST = 1e-100, 1e-200
@@ -113,7 +113,8 @@ def propagate(graph: Graph, x0: Tensor, eps: Tensor | None, norms: StageNorms) -
 
 def total_reach(rows: dict[str, Tensor], sources: dict[str, Source]) -> Tensor:
     """g with |Δy_i| ≤ g_i·‖x − x0‖ on the ball: Σ_s ‖a_iᵀD_s‖·gain_s. (B, *shape)."""
-    return total(times(_per_input(sources[name].gain, norms), norms) for name, norms in rows.items()) * (1.0 + SLACK)
+    reaches = (times(_per_input(sources[name].gain, norms), norms) for name, norms in rows.items())
+    return total(reaches) * (1.0 + REACH_SLACK)
 
 
 def _slopes(
@@ -147,7 +148,7 @@ def _rounding(stage: Stage, sources: dict[str, Source]) -> Tensor:
 def _off(sources: dict[str, Source], rows: dict[str, Tensor], rounding: Tensor) -> Tensor:
     """How far the exact nominal y_i may be from y0_i: the stage's rounding and that of what it reads. (B, *shape)."""
     passed_on = total(_per_input(sources[name].error, norms) * norms for name, norms in rows.items())
-    return (rounding + passed_on) * (1.0 + SLACK)
+    return (rounding + passed_on) * (1.0 + REACH_SLACK)
 
 
 def _drifted(stage: Stage, sources: dict[str, Source]) -> Tensor | float:

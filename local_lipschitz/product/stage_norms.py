@@ -20,7 +20,7 @@ from ..norms.spectral_norm import DENSE_SIDE, Norms, dense_norms, lanczos_norms
 
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
 TINY_COST = 1_000_000  # multiplications
-SLACK = 1e-15  # of one product in float64
+PRODUCT_SLACK = 1e-15  # of one product in float64
 SINGLE = 1e10  # products of largest entries, and norms, within this factor of 1 are far from the ends of float32
 
 
@@ -45,7 +45,7 @@ class StageNorms:
 
         rows: ‖a_iᵀD‖, float64, rounded up. The largest r_i ‖a_iᵀD‖ is the scale of what is alive.
         """
-        scale = (rows if r is None else r * rows).flatten(1).amax(1) * (1.0 + SLACK)
+        scale = (rows if r is None else r * rows).flatten(1).amax(1) * (1.0 + PRODUCT_SLACK)
         if stage.is_selection(source):
             return scale
         stage = stage.of(source)
