@@ -15,7 +15,7 @@ from .layers.graph import Graph
 from .layers.rounding import logits
 from .margin.ball import Ball, scaled
 from .margin.bends import Limit, NotDense
-from .margin.bound import DENSE, ROWS, UP, by_lines, fallen, only
+from .margin.bound import DENSE, ROWS, UP, by_lines, fallen
 from .margin.box import Box, Region, check_box
 from .margin.branching import Node, branch
 from .margin.intervals import Local, local_network
@@ -114,7 +114,7 @@ def verify(
     ]
     shared = (time.monotonic() - began) / len(x0)
     for b, job in enumerate(bar(jobs, progress, "input")):
-        job.decide(only(product, b), shared, time_limit)
+        job.decide(product.only(b), shared, time_limit)
     failure = norms.failure_spent + max(job.failure for job in jobs)
     found = [attack.found.get(b, x0[b].double()) for b in range(len(x0))]
     return Verdict(

@@ -19,7 +19,7 @@ from ..layers.linear_maps import size
 from ..precision import no_tf32
 from ..printing import bar, values
 from ..product.bound import Bound, finish
-from ..product.propagation import EPS_MIN, TINY, Propagated, Source, propagate
+from ..product.propagation import EPS_MIN, TINY, Source, propagate
 from ..product.stage_norms import SINGLE, StageNorms, working_dtype
 from ..reading.read import read
 from .certificate import Random
@@ -83,7 +83,7 @@ def joint_bound(
     x0 = x0.expand(batch, *x0.shape[1:])
     job = Job(graph, effort, tolerance, 0.5 * failure_probability, seed)
     inputs = bar(range(batch), progress, "input")
-    results = [job(x0[b : b + 1], float(eps[b]), outputs[b], targets[b], _only(product, b)) for b in inputs]
+    results = [job(x0[b : b + 1], float(eps[b]), outputs[b], targets[b], product.only(b)) for b in inputs]
     return _collect(local, results)
 
 
@@ -139,18 +139,6 @@ class Job:
         uncertain = {block.plan.stage.name: _counts(block) for block in operator.blocks}
         passes, count = operator.work / max(1, self.graph.cost), operator.groups
         return Result(value, before, growth, uncertain, count, groups.status, random.spent, passes)
-
-
-def _only(product: Propagated, b: int) -> dict[str, Source]:
-    """What the product bound knows of every layer, for input b alone."""
-
-    def pick(x: Tensor) -> Tensor:
-        return x[b % x.shape[0]][None]
-
-    return {
-        name: Source(pick(s.y0), pick(s.gain), pick(s.live), pick(s.error), pick(s.off), pick(s.drift))
-        for name, s in product.sources.items()
-    }
 
 
 def _counts(block: Block) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from ..layers.rounding import logits
 from ..precision import no_tf32
 from ..printing import certainty, values
 from ..product.bound import finish
-from ..product.propagation import EPS_MIN, Propagated, Source, propagate
+from ..product.propagation import EPS_MIN, Source, propagate
 from ..product.stage_norms import StageNorms
 from ..reading.read import read
 from .ball import scaled
@@ -104,7 +104,7 @@ def margin_bound(
     job = Job(graph, target, smallest, effort, tolerance, seed, box)
     results = []
     for b in range(len(eps)):
-        result = job(x0[b : b + 1], float(eps[b]), outputs[b], only(product, b), local.fall[b])
+        result = job(x0[b : b + 1], float(eps[b]), outputs[b], product.only(b), local.fall[b])
         if result.status != "margin":
             joint = joint_bound(net, x0[b : b + 1], eps[b], outputs=outputs[b], effort=effort, seed=seed)
             result = result.beside(joint, float(eps[b]))
@@ -206,15 +206,3 @@ def by_certificate(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
 def by_lines(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
     """Better ends of some rows, by lines."""
     return torch.maximum(ends[0], kinks.lines(rows).lower), torch.minimum(ends[1], -kinks.lines(-rows).lower)
-
-
-def only(product: Propagated, b: int) -> dict[str, Source]:
-    """What the product bound knows of every layer, for input b alone."""
-
-    def pick(x: Tensor) -> Tensor:
-        return x[b % x.shape[0]][None]
-
-    return {
-        name: Source(pick(s.y0), pick(s.gain), pick(s.live), pick(s.error), pick(s.off), pick(s.drift))
-        for name, s in product.sources.items()
-    }

@@ -72,6 +72,17 @@ class Propagated:
     slopes: dict[str, Slopes]
     per_layer: list[tuple[str, Tensor]]
 
+    def only(self, b: int) -> dict[str, Source]:
+        """What is known of every layer, for input b alone."""
+
+        def pick(x: Tensor) -> Tensor:
+            return x[b % x.shape[0]][None]
+
+        return {
+            name: Source(pick(s.y0), pick(s.gain), pick(s.live), pick(s.error), pick(s.off), pick(s.drift))
+            for name, s in self.sources.items()
+        }
+
 
 @torch.no_grad()
 def propagate(graph: Graph, x0: Tensor, eps: Tensor | None, norms: StageNorms) -> Propagated:

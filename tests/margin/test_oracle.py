@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from local_lipschitz import margin_bound
 from local_lipschitz.margin.bends import Limit
-from local_lipschitz.margin.bound import ROWS, by_certificate, only
+from local_lipschitz.margin.bound import ROWS, by_certificate
 from local_lipschitz.margin.box import Region
 from local_lipschitz.margin.intervals import Local, local_network
 from local_lipschitz.product.propagation import propagate
@@ -39,7 +39,7 @@ def local(net: nn.Module, x0: Tensor, eps: float, C: Tensor) -> Local:
     norms = StageNorms(x0.dtype, graph.norm_count, 2e-3, 1e-9, True, 0)
     with torch.no_grad():
         product = propagate(graph, x0, torch.tensor([eps], dtype=torch.float64), norms)
-        return local_network(graph, x0, Region(eps), C, only(product, 0), by_certificate, Limit(ROWS))
+        return local_network(graph, x0, Region(eps), C, product.only(0), by_certificate, Limit(ROWS))
 
 
 def relaxed(local: Local, k: int) -> float:
