@@ -37,14 +37,6 @@ class Norms:
     passes: float
 
 
-def rounding_slack(dtype: torch.dtype, terms: float) -> float:
-    """Relative outward slack for a result that rests on sums of `terms` products in this dtype.
-
-    Errors of long sums grow like √terms in practice; the factor 4 covers what tests/norms/test_spectral.py sees.
-    """
-    return 4.0 * torch.finfo(dtype).eps * (10.0 + math.sqrt(terms))
-
-
 def dense_norms(matrix: Tensor) -> Norms:
     """Largest singular values of a batch of small matrices (B, m, n), by the eigenvalues of the smaller Gram matrix.
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
+from traced import Applied
 
 from local_lipschitz.layers.activations import RELU, PiecewiseLinear
 from local_lipschitz.layers.max_pooling import MaxPool, pool_anything
@@ -57,15 +58,6 @@ def test_a_clamp_that_is_crossed_from_far_away_has_a_slope(clamp, far):
     assert (low == 0).all()
     change = only_op(clamp).difference(y0, -2.0 * y0)
     torch.testing.assert_close(change, clamp(-y0) - clamp(y0), rtol=1e-12, atol=0.0)
-
-
-class Applied(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @pytest.mark.parametrize(
