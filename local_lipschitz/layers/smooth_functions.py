@@ -113,9 +113,10 @@ class Softsign(Smooth):
 
 @dataclass(frozen=True)
 class Softplus(Smooth):
-    """log(1 + e^(βy)) / β, everywhere: torch's is y itself from a threshold on, where it is e^(−threshold)/β off."""
+    """log(1 + e^(βy)) / β, everywhere: torch's is y itself from a threshold on, where it is up to `beyond` off."""
 
     beta: float = 1.0
+    beyond: float = 0.0  # e^(−threshold)/β
     bends, ends = (1,), (0.0, 1.0)
 
     @property

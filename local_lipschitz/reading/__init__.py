@@ -11,5 +11,6 @@ function_table.py: what each torch function is, by the handlers in the files *_f
 onnx_file.py, onnx_operators.py: an ONNX file as such a module.
 folding.py: diagonal maps into the affine layers before them; what the output does not need is left out.
 checks.py: what must hold of the numbers of a module and of its graph.
+hooks.py: running a module with its hooks.
 comparison.py: the module run for real beside the graph.
 """

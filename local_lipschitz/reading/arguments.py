@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedLayerError
 from ..layers.linear_maps import Shape
-from .symbol import BATCH, Traced
+from .symbol import Traced
 
 Constant = Any  # a number, a tensor or an array
 
@@ -69,6 +69,6 @@ def constant(value: Constant, x: Traced) -> Tensor:
 
 def same_for_all(c: Tensor) -> Tensor:
     """A constant (1 or B, …) without its batch dimension."""
-    if c.shape[0] not in (1, BATCH) or not bool((c == c[:1]).all()):
+    if not bool((c == c[:1]).all()):
         raise UnsupportedLayerError("it combines each input of the batch with another constant")
     return c[0]

@@ -1,26 +1,34 @@
-"""The module run for real beside the graph that was read from it: hooks, numbers and outputs."""
+"""The module run for real beside the graph that was read from it: numbers and outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_hooks
 
+from ..layers.activations import RELU, Activation, PiecewiseLinear
 from ..layers.graph import Graph
 from ..layers.layer import INPUT, Layer
 from ..layers.linear_maps import LinearMap
+from ..layers.max_pooling import MaxPool
 from ..layers.rounding import sizes
+from ..layers.smooth_functions import Softplus
 from ..layers.stage import Stage
-from .modules import module_names
+from .hooks import equal, run
+from .modules import in_float64, module_names
 from .symbol import numbers
 
 REPEATS, SAFETY = 3, 2.0  # of the passes that measure what rounding may change
 NEAR = 32.0  # roundings of the largest output: no finer comparison can tell more
 ACCUMULATOR = 2.0**-24  # half precision is summed in float32
+PHI, CANCELS = 16.0, 8.0  # roundings in one value of an activation (torch's are within 5), of y's up to this size
+CONSTANT = 2.0  # roundings of a stage's largest value where only constants such as a slope of 0.1 are rounded
+
+Rounding = Callable[[Stage, dict[str, Tensor], Tensor], Tensor]  # of (stage, its values, its y)
 
 
 def points(x0: Tensor, dtype: torch.dtype) -> Tensor:
@@ -30,97 +38,26 @@ def points(x0: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat([x0[:1], x0[:1] + 0.1 * scale * noise[:1].to(x0), scale * noise[1:].to(x0)]).to(dtype)
 
 
-def run(net: nn.Module, x: Tensor) -> Any:
-    """The output of the module with its hooks, which may set weights; ValueError, naming the hook, for other changes.
-
-    x is not changed, even by a module that works in place.
-    """
-    with _watched_hooks(net) as changing:
-        y = net(x.clone())
-    if changing:
-        where, hook = changing[0]
-        raise ValueError(
-            f"{type(net).__name__} does not compute what its layers say (at {where}): a hook that changes values, "
-            f"{hook}; remove it, or write what it does into forward()"
-        )
-    return y
-
-
-@contextmanager
-def _watched_hooks(net: nn.Module) -> Iterator[list[tuple[str, str]]]:
-    """Inside, (place, name) of every hook that changes what passes through its module is noted in the list."""
-    changing: list[tuple[str, str]] = []
-    kinds: list[tuple[str, Any, bool]] = [
-        ("every module", torch_hooks._global_forward_pre_hooks, True),
-        ("every module", torch_hooks._global_forward_hooks, False),
-    ]
-    for module, name in module_names(net).items():
-        where = f"layer {name!r}, {type(module).__name__}" if name else type(module).__name__
-        kinds += [(where, module._forward_pre_hooks, True), (where, module._forward_hooks, False)]
-    before = [(hooks, dict(hooks)) for _, hooks, _ in kinds]
-    for where, hooks, first in kinds:
-        for key, hook in hooks.items():
-            hooks[key] = _watched(hook, first, where, changing)
-    try:
-        yield changing
-    finally:
-        for hooks, content in before:
-            hooks.clear()
-            hooks.update(content)
-
-
-def _watched(hook: Callable, first: bool, where: str, changing: list[tuple[str, str]]) -> Callable:
-    """The hook, with a note where it changes its module's arguments (a `first` one, before forward()) or output."""
-
-    def run_hook(module: nn.Module, *passing: Any) -> Any:
-        before = [value.clone() for value in _tensors(passing)]
-        result = hook(module, *passing)
-        kept = result is None or _equal(_tensors(result), _tensors(passing if first else passing[-1]))
-        if not kept or not _equal(before, _tensors(passing)):
-            changing.append((where, getattr(hook, "__qualname__", type(hook).__name__)))
-        return result
-
-    return run_hook
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The tensors in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return [value]
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
-    return [tensor for part in inside for tensor in _tensors(part)]
-
-
-def _equal(a: list[Tensor], b: list[Tensor]) -> bool:
-    """Whether all numbers are the same, NaN among them."""
-    if [(x.shape, x.dtype) for x in a] != [(y.shape, y.dtype) for y in b]:
-        return False
-    return all(_same_memory(x, y) or bool(((x == y) | ((x != x) & (y != y))).all()) for x, y in zip(a, b, strict=True))
-
-
-def _same_memory(x: Tensor, y: Tensor) -> bool:
-    return x.data_ptr() == y.data_ptr() and x.stride() == y.stride()
-
-
 def check_numbers(net: nn.Module, first: Graph, second: Graph) -> None:
     """ValueError unless two readings of `net`, before and after it was run again, hold the same numbers."""
 
     def kept(a: Layer, b: Layer) -> bool:
-        return a.name == b.name and _equal(numbers(a.op, a.bias), numbers(b.op, b.bias))
+        return a.name == b.name and equal(numbers(a.op, a.bias), numbers(b.op, b.bias))
 
     changed = [a.name for a, b in zip(first.layers, second.layers, strict=False) if not kept(a, b)]
     if changed or len(first.layers) != len(second.layers):
         at = f"layer {changed[0]!r}" if changed else "the output"
         raise ValueError(
             f"{type(net).__name__} does not compute what its layers say: the numbers of {at} are others after another "
-            "call (randomness, or a hook or forward() that sets them by its input or by the calls so far)"
+            "call (randomness, or a hook or forward() that sets them by its input, the batch size or the calls so far)"
         )
 
 
 def check_output(net: nn.Module, written: Graph, graph: Graph, x: Tensor, theirs: Any) -> None:
     """ValueError unless `theirs`, the module's output at x in its own dtype, is that of the graph but for rounding.
 
-    written: the graph layer by layer as the module has it, before folding, and so with its rounding.
+    written: the graph layer by layer as the module has it, before folding, and so with its rounding. Where that of
+    float32 may hide a difference, the module is run in float64, too, if it can be.
     """
     difference = "another shape"
     if isinstance(theirs, Tensor) and theirs.reshape(len(x), -1).shape == (len(x), torch.Size(graph.out_shape).numel()):
@@ -134,7 +71,7 @@ def check_output(net: nn.Module, written: Graph, graph: Graph, x: Tensor, theirs
         size = _size(theirs.double())
         near = (NEAR if torch.finfo(x.dtype).eps < 1e-6 else 1.0) * torch.finfo(x.dtype).eps
         far = [i for i in range(len(x)) if not apart[i] <= near * size[i]]
-        if all(_only_rounding(written, graph, x[i : i + 1], theirs[i : i + 1]) for i in far):
+        if all(_alike(net, written, graph, x[i : i + 1], theirs[i : i + 1]) for i in far):
             return
         difference = f"a relative difference of {(apart / size).max().item():.1g}"
     raise ValueError(
@@ -148,37 +85,80 @@ def _size(values: Tensor) -> Tensor:
     return values.abs().flatten(1).amax(1)
 
 
-def _only_rounding(written: Graph, graph: Graph, x: Tensor, theirs: Tensor) -> bool:
-    """Whether the module's output and the folded graph's are those of the unfolded one, x (1, ...), but for rounding.
+def _alike(net: nn.Module, written: Graph, graph: Graph, x: Tensor, theirs: Tensor) -> bool:
+    """Whether the module's output at x (1, ...) is that of the graph, but for the rounding of x's dtype.
 
-    The unfolded graph is computed in float64, and again with every sum moved by as much as rounding in the module's
-    dtype may have moved it: all upwards, and up or down at random.
+    That of a deep network in float32 hides differences which the module shows when it is run in float64.
+    """
+    if not _only_rounding(written, x, [theirs, graph.forward(x.double())], x.dtype, _of_sums(x.dtype)):
+        return False
+    if x.dtype is not torch.float32:
+        return True
+    sharper = None
+    with in_float64(module_names(net)), suppress(Exception):  # code that casts to a dtype by name cannot be run
+        sharper = run(net, x.double())
+    if not isinstance(sharper, Tensor) or sharper.dtype is not torch.float64:
+        return True
+    return _only_rounding(written, x, [sharper.reshape(theirs.shape)], torch.float64, _of_constants)
+
+
+def _only_rounding(written: Graph, x: Tensor, outputs: list[Tensor], dtype: torch.dtype, rounding: Rounding) -> bool:
+    """Whether these outputs at x (1, ...) are those of the graph, but for `rounding` and that of activations in dtype.
+
+    The graph is computed in float64, and again with every sum and every activation moved by as much as rounding may
+    have moved it: all upwards, and up or down at random.
     """
     generator = torch.Generator().manual_seed(0)
+
+    def moved(y: Tensor, by: Tensor) -> Tensor:
+        signs = 2.0 * torch.randint(2, y.shape, generator=generator, device="cpu").to(y) - 1.0
+        signs[0], signs[1] = 0.0, 1.0
+        return y + signs * by
+
     values = {INPUT: x.double().repeat(1 + REPEATS, *(1,) * (x.dim() - 1))}
     for stage in written.stages:
         read_by = {name: values[name] for name in stage.sources}
         y = stage.affine(read_by)
-        signs = 2.0 * torch.randint(2, y.shape, generator=generator, device="cpu").to(y) - 1.0
-        signs[0], signs[1] = 0.0, 1.0
-        y = y + signs * _rounding(stage, read_by, y, x.dtype)
+        y = moved(y, rounding(stage, read_by, y))
         if stage.reader is not None:
             name, op = stage.nonlinear
-            values[name] = op.apply(y)
+            z = op.apply(y)
+            values[name] = z if isinstance(op, MaxPool) or op is RELU else moved(z, _of_activation(op, y, z, dtype))
     nominal, tolerance = y[:1], SAFETY * float((y - y[:1]).abs().amax())
-    folded = graph.forward(x.double())
-    return all(bool(((other - nominal).abs() <= tolerance).all()) for other in (theirs.double(), folded))
+    return all(bool(((other.double() - nominal).abs() <= tolerance).all()) for other in outputs)
 
 
-def _rounding(stage: Stage, values: dict[str, Tensor], y: Tensor, dtype: torch.dtype) -> Tensor:
-    """What rounding in `dtype` may change in y = stage.affine(values) and φ(y): (u + Σ_k 2(n_k u' + u))(|A||x| + |b|).
+def _of_sums(dtype: torch.dtype) -> Rounding:
+    """What rounding may change in y = stage.affine(values): (u + Σ_k 2(n_k u' + u))(|A||x| + |b|).
 
     n_k the terms summed in layer k, u the unit roundoff and u' that of the numbers in which sums are held; a layer
     rounds its sum and what it adds to it.
     """
     info = torch.finfo(dtype)
     u = info.eps / 2.0
-    terms = [layer.op.terms if isinstance(layer.op, LinearMap) else len(layer.inputs) for layer in stage.layers]
-    gamma = u + sum(2.0 * (n * min(u, ACCUMULATOR) + u) for n in terms)
-    summed = sizes(stage, {name: value.abs() for name, value in values.items()})
-    return gamma * torch.maximum(summed, y.abs()) + info.tiny
+
+    def rounding(stage: Stage, values: dict[str, Tensor], y: Tensor) -> Tensor:
+        terms = [layer.op.terms if isinstance(layer.op, LinearMap) else len(layer.inputs) for layer in stage.layers]
+        gamma = u + sum(2.0 * (n * min(u, ACCUMULATOR) + u) for n in terms)
+        summed = sizes(stage, {name: value.abs() for name, value in values.items()})
+        return gamma * torch.maximum(summed, y.abs()) + info.tiny
+
+    return rounding
+
+
+def _of_constants(stage: Stage, values: dict[str, Tensor], y: Tensor) -> Tensor:
+    """What a few constants rounded to float32 may change in y, where the sums are those of float64."""
+    return _of_sums(torch.float64)(stage, values, y) + CONSTANT * ACCUMULATOR * y.abs().amax()
+
+
+def _of_activation(op: Activation, y: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
+    """What rounding may change in z = φ(y), by whatever formula: y − tanh(y) has no digit of a small y's z left.
+
+    Far away from 0 and from all knots no formula loses more than digits of z.
+    """
+    info, cancels = torch.finfo(dtype), y.abs().clamp(max=CANCELS)
+    if isinstance(op, PiecewiseLinear):
+        knots = [op.cast(knot, y).abs() for knot in op.knots]
+        cancels = torch.minimum(y.abs(), reduce(torch.maximum, knots))
+    off = PHI * info.eps / 2.0 * torch.maximum(cancels, z.abs()) + info.tiny
+    return torch.where(z - y <= 1.01 * op.beyond, off + op.beyond, off) if isinstance(op, Softplus) else off

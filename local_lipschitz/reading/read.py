@@ -12,10 +12,12 @@ from ..layers.graph import Graph
 from ..layers.layer import Layer
 from ..layers.rearranging import Reshape
 from .checks import check_adjoints, check_module, check_sizes
-from .comparison import check_numbers, check_output, points, run
+from .comparison import check_numbers, check_output, points
 from .folding import fold, prune
+from .hooks import run
 from .modules import eager, in_float64, module_dtype, module_names, runnable, setting_weights, unchanged
 from .smooth_functions import check_end
+from .symbol import BATCHES
 from .tracer import Reader
 
 FULL = (torch.float32, torch.float64)
@@ -49,14 +51,14 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
         try:
             first = run(net, x[:1])  # sets the weights that hooks compute, too
         except Exception as error:
-            _trace(net, x0, dtype)  # names the layer at fault, where it is one
+            _trace(net, x0, dtype, BATCHES[0])  # names the layer at fault, where it is one
             if isinstance(error, ValueError):
                 raise
             raise ValueError(f"{type(net).__name__} cannot be run at x0: {str(error).splitlines()[0]}") from error
-        written = _trace(net, x0, dtype)
+        written = _trace(net, x0, dtype, BATCHES[0])
         check_end(written)
         rest = run(net, x[1:])
-        check_numbers(net, written, _trace(net, x0, dtype))
+        check_numbers(net, written, _trace(net, x0, dtype, BATCHES[1]))
         graph = fold(written)
         check_output(net, written, graph, x[:1], first)
         check_output(net, written, graph, x[1:], rest)
@@ -65,11 +67,11 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
     return graph
 
 
-def _trace(net: nn.Module, x0: Tensor, dtype: torch.dtype) -> Graph:
+def _trace(net: nn.Module, x0: Tensor, dtype: torch.dtype, batch: int) -> Graph:
     """The layers that the output needs, each as its user wrote it."""
     with in_float64(setting_weights(net) if dtype is torch.float32 else ()):
         _set_weights(net, x0)
-        return _one_output(prune(Reader(tuple(x0.shape[1:]), dtype, x0.device).read(net)))
+        return _one_output(prune(Reader(tuple(x0.shape[1:]), dtype, x0.device, batch).read(net)))
 
 
 def _set_weights(net: nn.Module, x0: Tensor) -> None:

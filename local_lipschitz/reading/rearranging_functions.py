@@ -16,7 +16,7 @@ from ..layers.layer import Concat
 from ..layers.linear_maps import Shape, size
 from ..layers.rearranging import Take
 from .arguments import commas, inner_dim, numbers
-from .symbol import BATCH, Traced, is_traced
+from .symbol import Traced, is_traced
 
 
 def reshaping(torch_function: Callable[..., Tensor]) -> Callable[..., Traced]:
@@ -24,7 +24,7 @@ def reshaping(torch_function: Callable[..., Tensor]) -> Callable[..., Traced]:
 
     def handler(x: Traced, *args: object, **kwargs: object) -> Traced:
         out = torch_function(torch.empty(x.shape, device="meta"), *args, **kwargs).shape
-        if len(out) == 0 or out[0] != BATCH:
+        if len(out) == 0 or out[0] != len(x):
             raise _mixes(x, out)
         return x.reshaped(tuple(out[1:]))
 
@@ -32,8 +32,8 @@ def reshaping(torch_function: Callable[..., Tensor]) -> Callable[..., Traced]:
 
 
 def _mixes(x: Traced, out: Sequence[int]) -> UnsupportedLayerError:
-    holds = next((i for i, n in enumerate(out) if n % BATCH == 0), -1)
-    made = [f"batch·{n // BATCH}" if i == holds else n for i, n in enumerate(out)]
+    holds = next((i for i, n in enumerate(out) if n % len(x) == 0), -1)
+    made = [f"batch·{n // len(x)}" if i == holds else n for i, n in enumerate(out)]
     return UnsupportedLayerError(
         f"from (batch, {commas(x.unbatched)}) to ({commas(made)}) mixes the inputs of a batch; "
         "wanted is x.flatten(1), or x.view(x.shape[0], ...)"
@@ -49,7 +49,7 @@ def moving(torch_function: Callable[..., Any]) -> Callable[..., Any]:
     def handler(x: Traced, *args: Any, **kwargs: Any) -> Any:
         if any(is_traced(a) for a in (*args, *kwargs.values())):
             raise UnsupportedLayerError("its positions depend on the values of the network's input")
-        places = torch.arange(BATCH * size(x.unbatched), dtype=torch.float64, device=x.device).reshape(x.shape)
+        places = torch.arange(len(x) * size(x.unbatched), dtype=torch.float64, device=x.device).reshape(x.shape)
         result = torch_function(places, *args, **kwargs)
         if isinstance(result, Tensor):
             return _placed(x, result)
@@ -59,12 +59,12 @@ def moving(torch_function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _placed(x: Traced, places: Tensor) -> Traced:
-    """x[places], for the places (BATCH, …) of the elements in a batch of inputs."""
+    """x[places], for the places (B, …) of the elements in a batch of inputs."""
     n, out = size(x.unbatched), tuple(places.shape)
-    if len(out) == 0 or out[0] != BATCH:
+    if len(out) == 0 or out[0] != len(x):
         raise _mixes(x, out)
-    at = places.reshape(BATCH, -1).long()
-    if not torch.equal(at - at[:1], torch.arange(BATCH, device=x.device)[:, None].expand_as(at) * n):
+    at = places.reshape(len(x), -1).long()
+    if not torch.equal(at - at[:1], torch.arange(len(x), device=x.device)[:, None].expand_as(at) * n):
         raise UnsupportedLayerError("it mixes the inputs of a batch, or leaves some out; dimension 0 must stay whole")
     index = at[0]
     if torch.equal(index, torch.arange(n, device=x.device)):
@@ -181,7 +181,7 @@ def hstack(tensors: Sequence[Traced]) -> Traced:
 
 def expanded(x: Traced, shape: Shape) -> Traced:
     """Dimensions of size 1 repeated, to this shape without the batch."""
-    return x if shape == x.unbatched else moving(torch.Tensor.expand)(x, BATCH, *shape)
+    return x if shape == x.unbatched else moving(torch.Tensor.expand)(x, len(x), *shape)
 
 
 def expand(x: Any, *sizes: Any) -> Any:
@@ -190,7 +190,7 @@ def expand(x: Any, *sizes: Any) -> Any:
     if not is_traced(x):
         return x.expand(sizes)
     out = tuple(torch.empty(x.shape, device="meta").expand(*sizes).shape)
-    if len(out) != x.dim() or out[0] != BATCH:
+    if len(out) != x.dim() or out[0] != len(x):
         raise UnsupportedLayerError(f"from (batch, {commas(x.unbatched)}) to {out} changes the batch")
     return expanded(x, out[1:])
 

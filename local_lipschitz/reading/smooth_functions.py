@@ -47,7 +47,7 @@ def softplus(x: Traced, beta: float = 1.0, threshold: float = 20.0) -> Traced:
         raise ValueError(f"beta is {beta}; a positive number is wanted")
     if math.exp(-threshold) > STEP:
         raise UnsupportedLayerError(f"threshold={threshold} makes a step where βx reaches it; 19 or more is wanted")
-    return x.then(Softplus(float(beta)))
+    return x.then(Softplus(float(beta), math.exp(-threshold) / beta))
 
 
 SMOOTH: dict[str, Callable] = {

@@ -16,9 +16,9 @@ from ..layers.linear_maps import LinearMap, Shape
 from ..layers.max_pooling import MaxPool
 from ..layers.rearranging import Permute, Reshape, Select
 
-# The batch size that traced code sees. A prime that no network writes down: a result whose first dimension is still
-# this number has kept its batch.
-BATCH = 5
+# The batch sizes that traced code sees, one a reading. Primes that no network writes down: a result whose first
+# dimension is still this number has kept its batch.
+BATCHES = (5, 7)
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Operation:
 class Recording(fx.Tracer):
     """The operations so far, in order. What proxies are asked to do beyond is the tracer's (tracer.py)."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, dtype: torch.dtype, device: torch.device, batch: int) -> None:
         none: Any = ()  # some versions of torch declare a tuple of exactly one
         super().__init__(autowrap_modules=none)  # no need to catch math.sqrt and the like
-        self.dtype, self.device = dtype, device
+        self.dtype, self.device, self.batch = dtype, device, batch
         self.operations: list[Operation] = []
         self.pairs: dict[tuple[int, int], Traced] = {}  # that were compared (maximum_functions.py)
 
@@ -99,7 +99,7 @@ class Traced(fx.Proxy):
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size((BATCH, *self.unbatched))
+        return torch.Size((self.tracer.batch, *self.unbatched))
 
     @property
     def ndim(self) -> int:
@@ -149,7 +149,7 @@ class Traced(fx.Proxy):
         return True
 
     def __len__(self) -> int:
-        return BATCH
+        return self.tracer.batch
 
     def __iter__(self) -> Iterator:
         raise UnsupportedLayerError("forward() goes through the inputs of the batch one by one")

@@ -20,14 +20,14 @@ from ..layers.layer import INPUT, Layer
 from ..layers.linear_maps import Shape
 from .function_table import FUNCTIONS, NOT_SUPPORTED, REFUSED
 from .modules import is_layer, module_names, wrapped
-from .symbol import Recording, Traced
+from .symbol import BATCHES, Recording, Traced
 
 
 class Reader(Recording):
     """Collects the operations of a module, call by call."""
 
-    def __init__(self, in_shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(dtype, device)
+    def __init__(self, in_shape: Shape, dtype: torch.dtype, device: torch.device, batch: int = BATCHES[0]) -> None:
+        super().__init__(dtype, device, batch)
         self.in_shape = in_shape
         self.calls: list[tuple[Call, range]] = []
         self.names: dict[nn.Module, str] = {}

@@ -174,8 +174,9 @@ class Changing(nn.Module):
         lambda net, x: 1.0 + 1e-6 * torch.rand(()),
         lambda net, x: 1.0 + 1e-6 * torch.tensor(float(net.calls)),
         lambda net, x: 1.0 + 1e-6 * net.count,
+        lambda net, x: 1.0 + 1e-6 * len(x),
     ],
-    ids=["random", "counter", "buffer"],
+    ids=["random", "counter", "buffer", "batch"],
 )
 def test_numbers_that_change_from_call_to_call(scale):
     with pytest.raises(ValueError, match=r"does not compute what its layers say.*others after another call"):
@@ -203,14 +204,14 @@ def test_weights_that_a_hook_sets_by_the_input(in_place):
 
 
 class Slightly(nn.Module):
-    """Adds what cannot be followed: a part that depends on the size of the batch."""
+    """Adds what cannot be followed: a part where it reads a tensor."""
 
     def __init__(self, net: nn.Module, part: float):
         super().__init__()
         self.net, self.part = net, part
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x) * (1.0 + self.part * len(x))
+        return self.net(x) * (1.0 + self.part * (type(x) is Tensor))
 
 
 @pytest.mark.parametrize("dtype, part", [(torch.float64, 1e-12), (torch.float32, 1e-4), (torch.float16, 0.03),
