@@ -1,4 +1,4 @@
-"""Modules are not refused for the rounding of their own dtype, and are for weights that are others by more than that."""
+"""No module is refused for the rounding of its own dtype, and any is for weights that are others by more than that."""
 
 import pytest
 import torch
