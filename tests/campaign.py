@@ -24,6 +24,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "helpers"))
@@ -202,22 +203,23 @@ def _shaped(factor: Tensor, like: Tensor) -> Tensor:
     return factor.reshape(-1, *(1,) * (like.dim() - 1))
 
 
-def attempt(seed: int) -> Outcome:
-    """`run_case`; an exception is a fault like any other, and is told with its seed."""
+def attempt(seed: int, run: Callable[[int], Outcome] = run_case) -> Outcome:
+    """`run`; an exception is a fault like any other, and is told with its seed."""
     torch.set_num_threads(1)
     try:
-        return run_case(seed)
+        return run(seed)
     except Exception as error:
-        return Outcome(seed, draw(seed).what, [f"{type(error).__name__}: {error}"])
+        return Outcome(seed, f"run it with --only {seed}", [f"{type(error).__name__}: {error}"])
 
 
-def campaign(cases: int, seed: int, processes: int = 1, quiet: bool = False) -> list[Outcome]:
+def campaign(run: Callable[[int], Outcome], cases: int, seed: int, processes: int = 1) -> list[Outcome]:
     """The outcomes of `cases` cases, whose seeds are seed·10⁶, seed·10⁶ + 1, …; in order."""
     seeds = range(seed * 1_000_000, seed * 1_000_000 + cases)
+    one = partial(attempt, run=run)
     if processes == 1:
-        return [attempt(s) for s in tqdm(seeds, disable=quiet, unit="case")]
+        return [one(s) for s in tqdm(seeds, unit="case")]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        return list(tqdm(pool.imap(attempt, seeds, chunksize=8), total=cases, disable=quiet, unit="case"))
+        return list(tqdm(pool.imap(one, seeds, chunksize=8), total=cases, unit="case"))
 
 
 def report(outcomes: list[Outcome]) -> str:
@@ -241,14 +243,15 @@ def report(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command(run: Callable[[int], Outcome], description: str | None) -> int:
+    """The script's command line; the exit status."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--cases", type=int, default=10_000, help="number of cases (default: 10000)")
     options.add_argument("--seed", type=int, default=0, help="other seeds are other cases (default: 0)")
     options.add_argument("--processes", type=int, default=1, help="processes side by side (default: 1)")
     options.add_argument("--only", type=int, metavar="SEED", help="run the single case of this seed, as printed")
     args = options.parse_args()
-    outcomes = [run_case(args.only)] if args.only is not None else campaign(args.cases, args.seed, args.processes)
+    outcomes = [run(args.only)] if args.only is not None else campaign(run, args.cases, args.seed, args.processes)
     if args.only is not None:
         print(outcomes[0].what)
     print(report(outcomes))
@@ -256,4 +259,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(run_case, __doc__))

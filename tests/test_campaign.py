@@ -1,6 +1,7 @@
 """The soundness campaign in small, and that it would see a bound that is too small."""
 
 import campaign
+import campaign_smooth
 import pytest
 import torch
 from campaign_cases import draw
@@ -51,17 +52,28 @@ def test_the_exact_judge_computes_what_torch_computes():
         assert float((y - theirs).norm()) <= 1e-5 * float(theirs.norm())
 
 
+@pytest.mark.parametrize("part", range(2))
+def test_no_violation_with_smooth_activations(part):
+    outcomes = [campaign.attempt(2_000_000 + 60 * part + i, campaign_smooth.run_case) for i in range(60)]
+    report = campaign.report(outcomes)
+    assert not any(outcome.violations for outcome in outcomes), report
+    assert {name for outcome in outcomes for name in outcome.slack} == {"local", "joint", "global", "radius"}
+    kinds = " ".join(outcome.what for outcome in outcomes)
+    assert all(word in kinds for word in ("Tanh", "GELU", "Mish", "ELU", "float32", "float64"))
+
+
 @pytest.mark.parametrize("name", ["local_bound", "global_bound", "joint_bound"])
-def test_a_bound_that_is_too_small_is_found(name, monkeypatch):
+@pytest.mark.parametrize("module", [campaign, campaign_smooth])
+def test_a_bound_that_is_too_small_is_found(module, name, monkeypatch):
     """Each bound made a millionth too small: some case must show it, and exact arithmetic confirm it."""
-    honest = getattr(campaign, name)
+    honest = getattr(module, name)
 
     def too_small(*args, **options):
         bound = honest(*args, **options)
         bound.value.mul_(1.0 - 1e-6)
         return bound
 
-    monkeypatch.setattr(campaign, name, too_small)
-    found = next((o for o in map(campaign.run_case, range(3_000_018, 3_000_080, 3)) if o.violations), None)
+    monkeypatch.setattr(module, name, too_small)
+    found = next((o for o in map(module.run_case, range(3_000_018, 3_000_200, 3)) if o.violations), None)
     assert found is not None
     assert name in found.violations[0] and name in campaign.report([found])

@@ -1,13 +1,40 @@
-"""The smooth activations in extended precision (mpmath), which float64 is compared with; no code of the package."""
+"""Smooth activations, and networks of them, in extended precision (mpmath): what float64 is compared with.
+
+No code of the package.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from exact import Residual
 from mpmath import mp, mpf
-from torch import nn
+from torch import Tensor, nn
 
 Function = Callable[[mpf], mpf]
+
+
+def numbers(x: Tensor) -> list[mpf]:
+    return [mpf(value) for value in x.flatten().tolist()]
+
+
+def length(x: list[mpf]) -> mpf:
+    return mp.sqrt(mp.fsum(value * value for value in x))
+
+
+def evaluate(net: nn.Module, x: list[mpf]) -> list[mpf]:
+    """f(x) of Linear layers, residual branches and activations; net in float64 (converting from float32 is exact)."""
+    if isinstance(net, nn.Sequential):
+        for module in net:
+            x = evaluate(module, x)
+        return x
+    if isinstance(net, Residual):
+        return [a + b for a, b in zip(x, evaluate(net.inside, x), strict=True)]
+    if isinstance(net, nn.Linear):
+        rows = zip(net.weight, net.bias.tolist(), strict=True)
+        return [mp.fdot(numbers(row), x) + mpf(b) for row, b in rows]
+    phi = function(net)
+    return [phi(y) for y in x]
 
 
 def logistic(y: mpf) -> mpf:
@@ -28,10 +55,13 @@ def function(module: nn.Module) -> Function:
     if kind == "Softplus":
         beta = mpf(module.beta)
         return lambda y: log_one_plus_exp(beta * y) / beta
+    if kind == "Hardtanh":
+        return lambda y: min(max(y, mpf(module.min_val)), mpf(module.max_val))
     return PLAIN[kind]
 
 
 PLAIN: dict[str, Function] = {
+    "ReLU": lambda y: max(y, mpf(0)),
     "Tanh": mp.tanh,
     "Sigmoid": logistic,
     "Softsign": lambda y: y / (1 + abs(y)),
