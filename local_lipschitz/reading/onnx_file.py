@@ -102,10 +102,13 @@ def _network(graph: Any, input_shape: Sequence[int] | None) -> OnnxNetwork:
         raise ValueError(f"it has {len(sources)} inputs and {len(graph.output)} outputs; one of each is wanted")
     source, output = sources[0].name, graph.output[0].name
     shape = _shape(sources[0], input_shape)
+    of_one = sources[0].type.tensor_type.shape.dim[0].dim_value == 1
     steps: list[Step] = []
     known = {"", source, *constants}
     for position, found in enumerate(graph.node, start=1):
         step = _step(found, position)
+        if step.kind == "Flatten" and step.options.get("axis") == 0 and of_one:
+            step.options["axis"] = 1  # the same for one input, and right for a batch of them
         if step.kind == "Constant":
             constants[step.writes[0]] = torch.as_tensor(next(iter(step.options.values())))
         elif all(not name or name in constants for name in step.reads) and step.kind in OPERATORS:

@@ -6,6 +6,7 @@ ones within float32's rounding.
     SiLU       x · Sigmoid(x)                        HardSwish   x · HardSigmoid(x; 1/6, 1/2)
     Mish       x · Tanh(Softplus(x))                             1/6 · x · Clip(x + 3, 0, 6)
     GELU       1/2 · x · (1 + Erf(x/√2))             its tanh form  1/2 · x · (1 + Tanh(√(2/π)·(x + 0.044715·x³)))
+                                                    or with x·(1 + 0.044715·x²)
 """
 
 from __future__ import annotations
@@ -83,17 +84,24 @@ class Forms:
         scale, names = self.factors(curve.reads[0])
         if curve.kind == "Erf" and names == [x] and same(scale, math.sqrt(0.5)):
             return "Gelu", {"approximate": "none"}
-        if curve.kind == "Tanh" and len(names) == 1 and same(scale, math.sqrt(2.0 / math.pi)):
-            return ("Gelu", {"approximate": "tanh"}) if self._is_cubic(names[0], x) else None
+        if curve.kind == "Tanh" and same(scale, math.sqrt(2.0 / math.pi)) and self._is_cubic(names, x):
+            return "Gelu", {"approximate": "tanh"}
         return None
 
-    def _is_cubic(self, name: str, x: str) -> bool:
-        """Whether it is x + 0.044715·x³."""
-        step = self.made.get(name)
+    def _is_cubic(self, names: list[str], x: str) -> bool:
+        """Whether the product of these is x + 0.044715·x³, or x·(1 + 0.044715·x²)."""
+        if x in names and len(names) == 2:
+            plus = self.plus(names[1 - names.index(x)])
+            return plus is not None and plus[0] == 1.0 and self._is_cubed(plus[1], [x, x])
+        step = self.made.get(names[0]) if len(names) == 1 else None
         if step is None or step.kind != "Add" or x not in step.reads:
             return False
-        scale, names = self.factors(step.reads[1 - step.reads.index(x)])
-        return same(scale, CUBIC) and names == [x, x, x]
+        return self._is_cubed(step.reads[1 - step.reads.index(x)], [x, x, x])
+
+    def _is_cubed(self, name: str, powers: list[str]) -> bool:
+        """Whether it is 0.044715 times these."""
+        scale, names = self.factors(name)
+        return same(scale, CUBIC) and names == powers
 
     def factors(self, name: str, whole: bool = False) -> tuple[float, list[str]]:
         """The constant and the other factors of which it is the product. What several steps read is one factor, x."""

@@ -7,6 +7,7 @@ dimension is the batch, also where the file says 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -66,7 +67,9 @@ def reshape(x, shape, allowzero=0):
 
 
 def flatten(x, axis=1):
-    if (axis + len(x.shape) if axis < 0 else axis) != 1:
+    """Axis 0 is left where the batch may be larger than 1: onnx_file.py turns the other into 1."""
+    end = axis + len(x.shape) if axis < 0 else axis
+    if end == 0 or math.prod(x.shape[1:end]) != 1:
         raise NotImplementedError(f"Flatten with axis {axis}, which does not keep the batch by itself")
     return x.flatten(1)
 

@@ -89,7 +89,7 @@ def test_what_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("nodes", "constants", "message"),
     [
-        ([("Flatten", ["x"], ["y"], {"axis": 0})], {}, "Flatten with axis 0"),
+        ([("Flatten", ["x"], ["y"], {"axis": 2})], {}, "Flatten with axis 2"),
         ([("ReduceMax", ["x"], ["a"], {"keepdims": 0}), ("Clip", ["x", "a"], ["y"], {})], {},
          "'a' depends on the network's input"),
         ([("Cast", ["x"], ["a"], {"to": 10}), ("Cast", ["a"], ["y"], {"to": 1})], {},
@@ -101,9 +101,25 @@ def test_what_is_refused(tmp_path):
     ],
 )  # fmt: skip
 def test_what_would_be_read_as_something_else(tmp_path, nodes, constants, message):
-    shape = [1, 48] if nodes[-1][0] == "Flatten" else ["p", "q", "r", "s"]
+    shape = [3, 16] if nodes[-1][0] == "Flatten" else ["p", "q", "r", "s"]
     with pytest.raises((UnsupportedLayerError, ValueError), match=message):
         read_onnx(write(tmp_path / "net.onnx", nodes, constants, [1, 3, 4, 4], shape))
+
+
+@pytest.mark.parametrize(("shape", "axis"), [([1, 3, 2, 2], 0), ([1, 3, 2, 2], -3), (["n", 1, 3, 4], 2)])
+def test_flatten_with_other_axes_that_keep_the_batch(tmp_path, shape, axis):
+    nodes = [("Flatten", ["x"], ["a"], {"axis": axis}), ("MatMul", ["a", "w"], ["y"], {})]
+    net = read_onnx(write(tmp_path / "net.onnx", nodes, {"w": draw(12, 2)}, shape, [shape[0], 2]))
+    x = torch.from_numpy(draw(3, *shape[1:]))
+    torch.testing.assert_close(net(x), x.flatten(1) @ torch.from_numpy(draw(12, 2)))
+    bound, truth = float(global_bound(net, x[:1])), float(np.linalg.norm(draw(12, 2).astype(float), 2))
+    assert bound == pytest.approx(truth, rel=1e-4)
+
+
+def test_a_batch_that_is_flattened_too_is_refused(tmp_path):
+    path = write(tmp_path / "net.onnx", [("Flatten", ["x"], ["y"], {"axis": 0})], {}, ["n", 4], [1, "m"])
+    with pytest.raises(UnsupportedLayerError, match="Flatten with axis 0"):
+        read_onnx(path)
 
 
 def test_attributes_count(tmp_path):
@@ -136,14 +152,17 @@ def test_open_sizes_are_asked_for(tmp_path):
 
 
 def test_smooth_forms_written_out(tmp_path):
-    """SiLU with its factors exchanged, the tanh form of GELU, Hardswish by a clip: each as the function itself."""
+    """SiLU with its factors exchanged, two tanh forms of GELU, Hardswish by a clip: each as the function itself."""
     scalars = {"half": 0.5, "one": 1.0, "three": 3.0, "zero": 0.0, "six": 6.0, "cubic": 0.044715, "root": 0.7978845608}
     constants = {name: np.array(value, np.float32) for name, value in scalars.items()}
     nodes = [
         ("Sigmoid", ["x"], ["s"], {}), ("Mul", ["s", "x"], ["a"], {}),
         ("Pow", ["a", "three"], ["b1"], {}), ("Mul", ["b1", "cubic"], ["b2"], {}), ("Add", ["a", "b2"], ["b3"], {}),
         ("Mul", ["root", "b3"], ["b4"], {}), ("Tanh", ["b4"], ["b5"], {}), ("Add", ["one", "b5"], ["b6"], {}),
-        ("Mul", ["half", "a"], ["b7"], {}), ("Mul", ["b7", "b6"], ["b"], {}),
+        ("Mul", ["half", "a"], ["b7"], {}), ("Mul", ["b7", "b6"], ["g"], {}),
+        ("Mul", ["g", "cubic"], ["g1"], {}), ("Mul", ["g1", "g"], ["g2"], {}), ("Add", ["one", "g2"], ["g3"], {}),
+        ("Mul", ["g", "root"], ["g4"], {}), ("Mul", ["g4", "g3"], ["g5"], {}), ("Tanh", ["g5"], ["g6"], {}),
+        ("Add", ["g6", "one"], ["g7"], {}), ("Mul", ["g", "g7"], ["g8"], {}), ("Mul", ["g8", "half"], ["b"], {}),
         ("Add", ["b", "three"], ["c1"], {}), ("Clip", ["c1", "zero", "six"], ["c2"], {}),
         ("Mul", ["b", "c2"], ["c3"], {}), ("Div", ["c3", "six"], ["c"], {}), ("MatMul", ["c", "m"], ["y"], {}),
     ]  # fmt: skip
@@ -151,7 +170,7 @@ def test_smooth_forms_written_out(tmp_path):
     net = read_onnx(write(tmp_path / "net.onnx", nodes, constants, ["n", 4], ["n", 2]))
     last = nn.Linear(4, 2, bias=False)
     last.weight.data = torch.from_numpy(draw(4, 2).T.copy())
-    theirs = nn.Sequential(nn.SiLU(), nn.GELU(approximate="tanh"), nn.Hardswish(), last).eval()
+    theirs = nn.Sequential(nn.SiLU(), nn.GELU("tanh"), nn.GELU("tanh"), nn.Hardswish(), last).eval()
     x0 = torch.from_numpy(draw(3, 4))
     torch.testing.assert_close(net(x0), theirs(x0))
     torch.testing.assert_close(local_bound(net, x0, 0.1).value, local_bound(theirs, x0, 0.1).value, rtol=1e-6, atol=0.0)
