@@ -15,12 +15,12 @@ from .layers.graph import Graph
 from .layers.rounding import logits
 from .margin.ball import Ball, scaled
 from .margin.bends import Limit, NotDense
-from .margin.bound import DENSE, ROWS, UP, by_lines, fallen
+from .margin.bound import DENSE, ROWS, UP, by_shares, fallen
 from .margin.box import Box, Region, check_box
 from .margin.branching import Node, branch
 from .margin.intervals import Local, local_network
-from .margin.solve import proven, solve_all
-from .margin.start import from_lines, moments
+from .margin.solve import Wanted, proven, solve_all
+from .margin.start import moments, starts
 from .precision import no_tf32
 from .printing import bar, certainty, values
 from .product.bound import finish
@@ -29,6 +29,7 @@ from .product.stage_norms import StageNorms
 from .reading.read import read
 
 NODES = 100_000
+BRANCHED = 1200  # the size of a relaxation up to which there is time for more than a few nodes
 SHORT = 20  # steps of the joint bound, where there are too many kinks for the margin certificate
 
 
@@ -167,7 +168,7 @@ class _Input:
         try:
             limit = Limit(ROWS, deadline)
             region = Region(self.eps, self.box)
-            local = local_network(self.graph, self.x0, region, self.C, product, by_lines, limit)
+            local = local_network(self.graph, self.x0, region, self.C, product, by_shares, limit)
         except NotDense:
             self._joint(deadline)
             return
@@ -195,20 +196,20 @@ class _Input:
     def _margin(self, local: Local, deadline: float) -> None:
         open_ = self.open.nonzero()[:, 0]
         rows = local.functions.pick(open_)
-        ball, starts = scaled(local.kinks, rows), from_lines(local.kinks, local.kinks.lines(rows))
-        targets = torch.zeros_like(self.lower[open_])
-        solved = solve_all(ball, starts, targets, 1e-3, self.effort, deadline, self.seed)
+        ball = scaled(local.kinks, rows)
+        wanted = Wanted(torch.zeros_like(self.lower[open_]), 1e-3, self.effort, deadline, self.seed)
+        solved = solve_all(ball, starts(local.kinks, rows), wanted)
         self.lower[open_] = torch.maximum(self.lower[open_], proven(ball, solved))
         left = self.open[open_].nonzero()[:, 0].tolist()
-        if not left or time.monotonic() > deadline:
+        if not left or time.monotonic() > deadline or ball.relaxation.size > BRANCHED:
             return
         interior = moments(ball, self.seed)
         for k in sorted(left, key=lambda k: float(solved.t[k])):
             if time.monotonic() > deadline or self.verdict != "unknown":
                 return
             self.stage = "branching"
-            root = Node(ball.only(k), solved.mu[k : k + 1], solved.X[k], interior, float(self.lower[open_[k]]))
-            c = int(open_[k])
+            c, X = int(open_[k]), interior if solved.X[k] is None else solved.X[k]
+            root = Node(ball.only(k), solved.mu[k : k + 1], X, interior, float(self.lower[c]))
             result = branch(root, 0.0, NODES - self.nodes, deadline, 1e-7, lambda ball, xi: self._try(ball, xi, c))
             self.nodes += result.nodes
             self.lower[c] = max(float(self.lower[c]), result.lower)

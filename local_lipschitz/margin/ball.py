@@ -17,7 +17,7 @@ class Ball:
     """The relaxation of one ball (a batch of one), and functions on it.
 
     functions: (K, N), c·ξ. On the ball each row is off by at most row_error (R,), each function by function_error (K,),
-    and ‖δ‖² ≤ 1 + excess. starts: the first kink of each layer of kinks.
+    and ‖δ‖² ≤ 1 + excess.
     """
 
     relaxation: Relaxation
@@ -25,7 +25,6 @@ class Ball:
     row_error: Tensor
     function_error: Tensor
     excess: float
-    starts: list[int]
     basis: Tensor | None
 
     def points(self, xi: Tensor, eps: float) -> Tensor:
@@ -61,8 +60,8 @@ def scaled(kinks: KinkRows, functions: Rows) -> Ball:
     row_error = torch.cat([error[:G] / ell * (1.0 + 1e-12), lost[G + K :]])
     row_error = row_error + 8.0 * gamma_n(4) * (rows.abs().sum(1) + 1.0)
     bends = torch.ones(1, G, dtype=torch.bool, device=y0.device)
-    relaxation = Relaxation(rows[None], seen.shape[1], bends)
-    return Ball(relaxation, xi[G:], row_error, error[G:], excess, kinks.starts, basis)
+    relaxation = Relaxation(rows[None], seen.shape[1], bends, tuple(kinks.starts))
+    return Ball(relaxation, xi[G:], row_error, error[G:], excess, basis)
 
 
 def _in_basis(Q: Tensor) -> tuple[Tensor, Tensor, float, Tensor | None]:

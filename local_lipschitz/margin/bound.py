@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,12 +21,13 @@ from ..reading.read import read
 from .ball import scaled
 from .bends import Limit, NotDense
 from .box import Box, Region, check_box
+from .certificate import certified_shares
 from .intervals import Interval, KinkRows, Local, Rows, local_network
-from .solve import proven, solve_all
-from .start import from_lines
+from .solve import Wanted, proven, solve_all
+from .start import from_product, starts
 
 ROWS = 6000  # kinks whose rows are formed
-DENSE = 1500  # kinks that the interior-point method takes
+DENSE = 4500  # kinks of which a matrix of all multipliers' terms is factorised
 SMALL = 3e7  # rows times the cube of the size, from which on ends are not refined by the certificate
 ENDS = 1e-2  # the relative accuracy of these
 UP = 1e-14  # outward, for a few operations
@@ -179,25 +179,40 @@ class Job:
         if not bool(open_.any()) or len(local.kinks) == 0:
             return lines, 0
         rows = local.functions.pick(open_)
-        ball, starts = scaled(local.kinks, rows), from_lines(local.kinks, local.kinks.lines(rows))
+        ball = scaled(local.kinks, rows)
         targets = torch.full_like(lines[open_], torch.inf if self.target is None else self.target)
-        sought = None if self.smallest else targets
-        solved = solve_all(ball, starts, sought, self.tolerance, self.effort, math.inf, self.seed)
+        wanted = Wanted(None if self.smallest else targets, self.tolerance, self.effort, seed=self.seed)
+        solved = solve_all(ball, starts(local.kinks, rows), wanted)
         better = lines.clone()
         better[open_] = torch.maximum(lines[open_], proven(ball, solved))
         return better, solved.steps
 
 
 def by_certificate(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
-    """Better ends of some rows: by lines, and where that is cheap by the certificate of each row that is still open."""
-    low, high = by_lines(kinks, rows, ends)
+    """Better ends of some rows: by the multipliers of the product, and where that is cheap by each row's own."""
+    low, high = by_shares(kinks, rows, ends)
     at = ((low < 0) & (high > 0)).nonzero()[:, 0]
     if len(kinks) == 0 or len(at) == 0 or len(at) * (len(kinks) + len(at)) ** 3 > SMALL:
         return low, high
     both = Rows.join(rows.pick(at), -rows.pick(at))
-    ball, starts = scaled(kinks, both), from_lines(kinks, kinks.lines(both))
-    targets = torch.full_like(both.y0, torch.inf)
-    below = proven(ball, solve_all(ball, starts, targets, ENDS, 12, math.inf))
+    ball = scaled(kinks, both)
+    solved = solve_all(ball, starts(kinks, both), Wanted(torch.full_like(both.y0, torch.inf), ENDS, 12))
+    return _closer((low, high), at, proven(ball, solved))
+
+
+def by_shares(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
+    """Better ends of some rows: by lines, and by the certificate with the multipliers of the product bound."""
+    low, high = by_lines(kinks, rows, ends)
+    at = ((low < 0) & (high > 0)).nonzero()[:, 0]
+    if len(kinks) == 0 or len(at) == 0:
+        return low, high
+    both = Rows.join(rows.pick(at), -rows.pick(at))
+    return _closer((low, high), at, certified_shares(scaled(kinks, both), from_product(kinks)))
+
+
+def _closer(ends: Interval, at: Tensor, below: Tensor) -> Interval:
+    """With lower bounds of the rows `at`, and then of their negatives."""
+    low, high = ends[0].clone(), ends[1].clone()
     low[at] = torch.maximum(low[at], below[: len(at)])
     high[at] = torch.minimum(high[at], -below[len(at) :])
     return low, high

@@ -89,7 +89,7 @@ def _solve(nodes: list[Node], target: float, tolerance: float, deadline: float) 
     """Better multipliers for nodes of one size, all at once."""
     balls = [node.ball for node in nodes]
     rows, bends = (torch.cat([getattr(ball.relaxation, name) for ball in balls]) for name in ("rows", "bends"))
-    relaxation = Relaxation(rows, balls[0].relaxation.span, bends)
+    relaxation = replace(balls[0].relaxation, rows=rows, bends=bends)
     c, mu, X = (torch.cat(each) for each in ([b.functions for b in balls], [n.mu for n in nodes], [n.X for n in nodes]))
     start = begin(relaxation, c, mu, 0.5 * (X + torch.cat([node.interior for node in nodes])))
     gap = tolerance * (c[:, 0] - mu[:, 0]).abs()
@@ -141,7 +141,7 @@ def _fixed(node: Node, g: int, active: bool) -> Node:
     bends = relaxation.bends.clone()
     bends[0, g] = False
     child = replace(
-        ball, relaxation=Relaxation(rows[None], relaxation.span, bends), functions=c[None],
+        ball, relaxation=replace(relaxation, rows=rows[None], bends=bends), functions=c[None],
         row_error=row_error, function_error=function_error,
     )  # fmt: skip
     return replace(node, ball=child, mu=mu)

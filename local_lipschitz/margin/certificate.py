@@ -29,13 +29,52 @@ def certified(ball: Ball, k: int, mu: Tensor) -> Tensor:
     Z = relaxation.matrix(mu) + objective(c[None])
     if not feasible or int(torch.linalg.cholesky_ex(Z)[1]):
         return torch.full_like(t, -math.inf)
-    N, G = relaxation.size, relaxation.kinks
+    N = relaxation.size
     shift = of_computed(N + 1) * float(Z[0].trace()) * UP + N * UNDERFLOW
-    rows = torch.linalg.vector_norm(relaxation.rows[0], dim=1)
-    size = (h * rows * (rows + 1.0)).sum() + lam.abs() @ rows[:G] + 2.0 * f.sum() + c.norm() + t.abs()
-    size = size + gamma * (math.sqrt(relaxation.span) + 1.0)
-    entries = gamma_n(relaxation.rows.shape[1] + 16) * size
-    largest = 2.0 + ball.excess + G
-    off = ball.row_error
-    slack = lam.abs() @ off[:G] + (h * off * (3.0 + off)).sum() + gamma * ball.excess + ball.function_error[k]
+    entries = gamma_n(relaxation.rows.shape[1] + 16) * (_size(ball, mu) + c.norm() + t.abs())
+    largest = 2.0 + ball.excess + relaxation.kinks
+    slack = _slack(ball, mu) + ball.function_error[k]
     return t - UP * ((shift + entries) * largest + slack + 4.0 * gamma_n(4) * t.abs())
+
+
+def certified_shares(ball: Ball, mu: Tensor) -> Tensor:
+    """Proven lower bounds (K,) of all functions, each with the best scale s of the same multipliers mu (1, 2 + 2G + R).
+
+    One factorisation for all: with M the matrix of mu, b = c/2 + s m_0 and any y, r = s M_11 y + b, the value at
+    ξ = (1, y + z) is at least c_0 + s m_00 + y·(r + b) + 2 r·z − s σ‖z‖², where Cholesky shows that M_11 ≻ −σ I; and
+    ‖z‖ ≤ ‖ξ‖ + ‖y‖. −∞ where it does not run through.
+    """
+    relaxation, c = ball.relaxation, ball.functions
+    M = relaxation.matrix(torch.cat([torch.zeros_like(mu[:, :1]), mu[:, 1:]], 1))[0]
+    scale, y = relaxation.best_scales(M, c)
+    if scale is None or y is None:
+        return torch.full_like(c[:, 0], -math.inf)
+    N, largest = relaxation.size, 2.0 + ball.excess + relaxation.kinks
+    sigma = of_computed(N + 1) * float(M[1:, 1:].trace()) * UP + N * UNDERFLOW
+    entries = gamma_n(relaxation.rows.shape[1] + 16) * _size(ball, mu)
+    b = 0.5 * c[:, 1:].mT + scale * M[1:, :1]
+    r = scale * (M[1:, 1:] @ y) + b
+    b_size, y_size = (torch.linalg.vector_norm(v, dim=0) for v in (b, y))
+    r_off = gamma_n(N + 8) * (scale * torch.linalg.matrix_norm(M[1:, 1:]) * y_size + b_size + 2.0 * c.norm(dim=1))
+    r_size = torch.linalg.vector_norm(r, dim=0) * UP + r_off
+    away = (math.sqrt(largest) + y_size) * UP
+    value = c[:, 0] + scale * M[0, 0] + (y * (r + b)).sum(0)
+    off = gamma_n(N + 8) * (c[:, 0].abs() + scale * M[0, 0].abs() + y_size * (r_size + b_size))
+    lost = 2.0 * r_size * away + scale * (sigma * away.square() + entries * largest + _slack(ball, mu))
+    return value - UP * (lost + off + 4.0 * r_off * y_size + ball.function_error)
+
+
+def _size(ball: Ball, mu: Tensor) -> Tensor:
+    """At least the sum of the sizes of all terms but t and c in Z."""
+    relaxation = ball.relaxation
+    _, gamma, lam, f, h = (x[0] for x in relaxation.split(mu))
+    rows = torch.linalg.vector_norm(relaxation.rows[0], dim=1)
+    size = (h * rows * (rows + 1.0)).sum() + lam.abs() @ rows[: relaxation.kinks] + 2.0 * f.sum()
+    return size + gamma * (math.sqrt(relaxation.span) + 1.0)
+
+
+def _slack(ball: Ball, mu: Tensor) -> Tensor:
+    """What the errors of the rows and of the basis may take from a bound with these multipliers."""
+    _, gamma, lam, _, h = (x[0] for x in ball.relaxation.split(mu))
+    off = ball.row_error
+    return lam.abs() @ off[: ball.relaxation.kinks] + (h * off * (3.0 + off)).sum() + gamma * ball.excess

@@ -189,12 +189,12 @@ class _Solver:
     def lengths(self, d: _Direction, fraction: float) -> tuple[Tensor, Tensor]:
         """(B,) dual and primal step lengths, at most 1, at most `fraction` of the way to the boundary."""
         signed = self.problem.signed
-        dual = torch.minimum(_way(self.state.L, d.Z), _way_of(self.at.mu, d.mu, signed))
-        primal = torch.minimum(_way(self.state.LX, d.X), _way_of(self.at.slack, d.slack, signed))
+        dual = torch.minimum(way(self.state.L, d.Z), _way_of(self.at.mu, d.mu, signed))
+        primal = torch.minimum(way(self.state.LX, d.X), _way_of(self.at.slack, d.slack, signed))
         return (fraction * dual).clamp(max=1.0), (fraction * primal).clamp(max=1.0)
 
 
-def _way(L: Tensor, D: Tensor) -> Tensor:
+def way(L: Tensor, D: Tensor) -> Tensor:
     """(B,) about the largest a with LLᵀ + a D ⪰ 0, rather less than more; by Lanczos on L⁻¹DL⁻ᵀ if that is large."""
     n = D.shape[-1]
     if n <= SMALL:

@@ -70,7 +70,8 @@ def local_network(
     uncertain = {}
     for plan in blocks:
         before = len(kinks)
-        known[plan.name] = _Block(bent, kinks, plan, refine)(_stage_ends(plan.stage, known, eps, product))
+        reach = eps * float(product[plan.name].gain.reshape(-1)[0])
+        known[plan.name] = _Block(bent, kinks, plan, refine, reach)(_stage_ends(plan.stage, known, eps, product))
         uncertain[plan.stage.name] = len(kinks) - before
     y = _stage_ends(last, known, eps, product)
     a, b, error = bent.functions(last, y.size[0], C)
@@ -98,12 +99,13 @@ def _stage_ends(stage: Stage, known: Mapping[str, Ends], eps: float, product: Ma
 
 @dataclass(frozen=True)
 class _Block:
-    """One more block of the network, whose stage has been bounded."""
+    """One more block of the network, whose stage has been bounded; reach: how far its output may go, in norm."""
 
     bent: Bent
     kinks: KinkRows
     plan: Plan
     refine: Refine
+    reach: float
 
     def __call__(self, y: Ends) -> Ends:
         plan = self.plan
@@ -167,7 +169,7 @@ class _Block:
             )
             bends = may_bend(op, y.low[0], y.high[0], needed[0])
             kept = bends.among(candidates)
-            self.kinks.add(rows.pick(kept), (low[kept], high[kept]))
+            self.kinks.add(rows.pick(kept), (low[kept], high[kept]), self.reach)
             self.bent.limit.check(len(self.kinks))
         block.kinks.append(bends)  # type: ignore[arg-type]
         return y, bends

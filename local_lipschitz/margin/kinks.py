@@ -48,8 +48,8 @@ class Lines:
 class KinkRows:
     """All kinks so far, G of them: y = y0 + Qδ + T(p − p0) in [lower, upper], lower < 0 < upper, off by `error`.
 
-    T is strictly lower triangular; `starts` has the first kink of each layer of kinks. eps: the radius. sides: of a
-    box.
+    T is strictly lower triangular; `starts` has the first kink of each layer of kinks. reach: (G,) about how far the
+    whole layer of each may go, in norm. eps: the radius. sides: of a box.
     """
 
     eps: float
@@ -60,6 +60,7 @@ class KinkRows:
     error: Tensor
     lower: Tensor
     upper: Tensor
+    reach: Tensor
     starts: list[int] = field(default_factory=list)
 
     @classmethod
@@ -67,7 +68,7 @@ class KinkRows:
         """For an input x0 (1, *shape)."""
         empty = x0.new_zeros(0, dtype=torch.float64)
         sides = Sides.of(box, x0.double(), eps)
-        return cls(eps, sides, empty, empty.new_zeros(0, x0.numel()), empty.new_zeros(0, 0), empty, empty, empty)
+        return cls(eps, sides, empty, empty.new_zeros(0, x0.numel()), empty.new_zeros(0, 0), empty, empty, empty, empty)
 
     def __len__(self) -> int:
         return len(self.y0)
@@ -76,8 +77,8 @@ class KinkRows:
     def p0(self) -> Tensor:
         return self.y0.clamp(min=0.0)
 
-    def add(self, rows: Rows, ends: Interval) -> None:
-        """The next layer of kinks, which lie in `ends`."""
+    def add(self, rows: Rows, ends: Interval, reach: float) -> None:
+        """The next layer of kinks, which lie in `ends`; reach: about how far it may go, in norm."""
         G, k = len(self), len(rows.y0)
         if k == 0:
             return
@@ -88,6 +89,7 @@ class KinkRows:
         self.T, self.Q, self.y0 = T, torch.cat([self.Q, rows.Q]), torch.cat([self.y0, rows.y0])
         self.error = torch.cat([self.error, rows.error])
         self.lower, self.upper = torch.cat([self.lower, low]), torch.cat([self.upper, high])
+        self.reach = torch.cat([self.reach, torch.full_like(low, max(reach, TINY**0.25))])
         self.starts.append(G)
 
     def layers(self) -> list[tuple[int, int]]:

@@ -17,18 +17,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BLOCKS = 400  # the size from which on matrices are formed layer by layer
+
 
 @dataclass(frozen=True)
 class Relaxation:
     """A batch of relaxations of one size. Multipliers μ (B, 2 + 2G + R) are in the order t, γ, λ, f, h.
 
     rows: (B, R, N), N = 1 + span + G; the first G are n of the kinks, in the order of p; the others are w. span: the
-    dimension of δ. bends: (B, G), False for a p that no longer stands for a kink: λ is 0 there.
+    dimension of δ. bends: (B, G), False for a p that no longer stands for a kink: λ is 0 there. starts: the first kink
+    of each layer; its rows see p of earlier layers, and each its own.
     """
 
     rows: Tensor
     span: int
     bends: Tensor
+    starts: tuple[int, ...]
 
     @property
     def kinks(self) -> int:
@@ -56,7 +60,52 @@ class Relaxation:
 
     def pick(self, which: Tensor) -> Relaxation:
         """Those of the batch in `which`."""
-        return Relaxation(self.rows[which], self.span, self.bends[which])
+        return Relaxation(self.rows[which], self.span, self.bends[which], self.starts)
+
+    def _layers(self) -> list[tuple[slice, slice, slice]]:
+        """(rows, what they see of ξ, their own p): of each layer of kinks, and of the other rows, which have no p."""
+        if self.size < BLOCKS:
+            return [(slice(0, None), slice(0, None), slice(0, 0))]
+        ends, p = [*self.starts, self.kinks], 1 + self.span
+        layers = [(slice(i, j), slice(0, p + i), slice(p + i, p + j)) for i, j in zip(ends, ends[1:], strict=False)]
+        return [*layers, (slice(self.kinks, None), slice(0, p), slice(0, 0))]
+
+    def _own(self, here: slice, own: slice) -> Tensor:
+        """(B, k, 1): what each row of a layer has of its own p."""
+        return self.rows[:, here, own].diagonal(dim1=1, dim2=2)[..., None]
+
+    def seen(self, V: Tensor) -> Tensor:
+        """rows·V, (B, R, n), for V (B, N, n)."""
+        parts = []
+        for here, before, own in self._layers():
+            part = self.rows[:, here, before] @ V[:, before]
+            parts.append(part if own.stop == 0 else part + self._own(here, own) * V[:, own])
+        return torch.cat(parts, 1)
+
+    def gram(self, h: Tensor) -> Tensor:
+        """rowsᵀ diag(h) rows, (B, N, N), for h (B, R)."""
+        Z = h.new_zeros(len(h), self.size, self.size)
+        for here, before, own in self._layers():
+            rows, weight = self.rows[:, here, before], h[:, here, None]
+            weighted = weight * rows
+            Z[:, before, before] += rows.mT @ weighted
+            if own.stop:
+                diagonal = self._own(here, own)
+                Z[:, own, before] += diagonal * weighted
+                Z[:, before, own] += (diagonal * weighted).mT
+                Z[:, own, own].diagonal(dim1=1, dim2=2).add_((weight * diagonal.square())[..., 0])
+        return Z
+
+    def acting(self, mu: Tensor, xi: Tensor) -> Tensor:
+        """Σ μ_i A_i ξ, (B, N), for μ (B, M) and ξ (N,), for a batch of one or of as many."""
+        t, gamma, lam, f, h = self.split(mu)
+        k, n, p = self.span, self.rows @ xi, xi[1 + self.span :]
+        out = ((h * (n - 0.5)) + torch.nn.functional.pad(0.5 * lam * p, (0, h.shape[1] - len(p))))[:, None] @ self.rows
+        out = out[:, 0]
+        out[:, 1 + k :] += 0.5 * lam * n[:, : self.kinks] + f * (p - 0.5)
+        out[:, 0] -= 0.5 * ((h * n).sum(1) + f @ p) + gamma + t
+        out[:, 1 : 1 + k] += gamma[:, None] * xi[1 : 1 + k]
+        return out
 
     def split(self, mu: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """t (B,), γ (B,), λ (B, G), f (B, G), h (B, R)."""
@@ -67,7 +116,7 @@ class Relaxation:
         """Σ μ_i A_i, (B, N, N)."""
         t, gamma, lam, f, h = self.split(mu)
         rows, p = self.rows, slice(1 + self.span, None)
-        Z = rows.mT @ (h[..., None] * rows)
+        Z = self.gram(h)
         pn = 0.5 * lam[..., None] * rows[:, : self.kinks]
         Z[:, p] += pn
         Z[:, :, p] += pn.mT
@@ -84,7 +133,7 @@ class Relaxation:
     def values(self, V: Tensor) -> Tensor:
         """⟨A_i, V⟩ for symmetric V (B, N, N): (B, 2 + 2G + R)."""
         k, G = self.span, self.kinks
-        seen = self.rows @ V
+        seen = self.seen(V)
         diagonal = V.diagonal(dim1=1, dim2=2)
         t = -V[:, 0, :1]
         gamma = diagonal[:, 1 : 1 + k].sum(1, keepdim=True) - V[:, 0, :1]
@@ -114,7 +163,7 @@ class Relaxation:
     def _between(self, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """aᵀVa', aᵀVb', bᵀVb' over the pairs (a, b) of t, λ, f, h; each (B, 1 + 2G + R, 1 + 2G + R)."""
         G, R = self.kinks, self.rows.shape[1]
-        seen = self.rows @ V
+        seen = self.seen(V)
         onto = torch.cat([V[:, :1], V[:, 1 + self.span :], seen], 1)  # rows 1, p, n and w times V
         K = torch.cat([onto[:, :, :1], onto[:, :, 1 + self.span :], onto @ self.rows.mT], 2)
         one, p, n = (torch.arange(i, j, device=V.device) for i, j in ((0, 1), (1, 1 + G), (1 + G, 1 + G + R)))
@@ -138,19 +187,29 @@ class Relaxation:
     def shares(self, mu: Tensor, functions: Tensor) -> tuple[Tensor, Tensor]:
         """For functions c·ξ (K, N) and multipliers μ (1, …) of a batch of one: the best scale s of μ and its t, (K,).
 
-        t(s) = c_0 + s m_00 − ‖c/2 + s m_0‖² in the metric (s M)⁻¹, for M the matrix of μ without t.
-        (K,) of NaN where M is not positive definite.
+        NaN where the matrix of μ is not positive definite.
         """
-        mu = mu.clone()
-        mu[:, 0] = 0.0
-        M, c = self.matrix(mu)[0], functions[:, 1:]
+        M = self.matrix(torch.cat([torch.zeros_like(mu[:, :1]), mu[:, 1:]], 1))[0]
+        scale, y = self.best_scales(M, functions)
+        if scale is None or y is None:
+            return torch.ones_like(functions[:, 0]), torch.full_like(functions[:, 0], torch.nan)
+        b = 0.5 * functions[:, 1:].mT + scale * M[1:, :1]
+        return scale, functions[:, 0] + scale * M[0, 0] + (y * b).sum(0)
+
+    def best_scales(self, M: Tensor, functions: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The best scale s of M (N, N) for functions c·ξ (K, N), (K,), and y = −(s M_11)⁻¹(c/2 + s m_0), (N − 1, K).
+
+        t(s) = c_0 + s m_00 − ‖c/2 + s m_0‖² in the metric (s M_11)⁻¹. None where M_11 is not positive definite.
+        """
         L, info = torch.linalg.cholesky_ex(M[1:, 1:])
-        solved = torch.linalg.solve_triangular(L, torch.cat([0.5 * c, M[:1, 1:]]).mT, upper=False)
-        half, own = solved[:, :-1], solved[:, -1:]
-        rest = (own.square().sum() - M[0, 0]).clamp(min=torch.finfo(M.dtype).tiny)
-        scale = (half.square().sum(0) / rest).sqrt().clamp(min=1e-12)
-        t = functions[:, 0] - half.square().sum(0) / scale - scale * rest - 2.0 * (half * own).sum(0)
-        return scale, torch.where(info == 0, t, torch.nan)
+        if int(info):
+            return None, None
+        half_c = 0.5 * functions[:, 1:].mT
+        solved = torch.linalg.solve_triangular(L, torch.cat([half_c, M[1:, :1]], 1), upper=False)
+        rest = (solved[:, -1].square().sum() - M[0, 0]).clamp(min=torch.finfo(M.dtype).tiny)
+        scale = (solved[:, :-1].square().sum(0) / rest).sqrt().clamp(min=1e-12)
+        half = solved[:, :-1] / scale + solved[:, -1:]
+        return scale, -torch.linalg.solve_triangular(L.mT, half, upper=True)
 
 
 def objective(c: Tensor) -> Tensor:

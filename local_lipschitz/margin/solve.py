@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -9,23 +10,27 @@ import torch
 from torch import Tensor
 
 from .ball import Ball
+from .barrier import climb
 from .certificate import certified
-from .interior_point import Goal, Iterate, solve
+from .interior_point import Goal, solve
+from .layered import rescaled
 from .start import begin, moments
 
 STEP = 30.0  # about how many times as long as one `shares` a step takes, before one was seen
+INSIDE, LESS = 1e-9, (1e-7, 1e-5, 1e-3)  # of how far t is below the nominal value: by what it is made smaller
+SMALL = 600  # the size up to which the primal–dual method is the faster one
 
 
 @dataclass
 class Solved:
     """The best multipliers so far of each function: mu (K, M), their t (K,), and primal (K,): no bound is above it.
 
-    X: (1, N, N) each, a primal point. before: (K,) the first t. closed: (K,) whether the work on it has ended. steps:
-    taken in all.
+    X: (1, N, N) each, a primal point, or None. before: (K,) the first t. closed: (K,) whether the work on it has ended.
+    steps: taken in all.
     """
 
     mu: Tensor
-    X: list[Tensor]
+    X: list[Tensor | None]
     t: Tensor
     before: Tensor
     primal: Tensor
@@ -33,71 +38,154 @@ class Solved:
     steps: int = 0
 
 
-def solve_all(
-    ball: Ball, starts: Tensor, targets: Tensor | None, tolerance: float, steps: int, deadline: float, seed: int = 0
-) -> Solved:
-    """Work on every function of `ball` until its bound is above its target (K,), or cannot be, or to `tolerance`.
+@dataclass(frozen=True)
+class Wanted:
+    """targets: (K,), what is to be proved of each function, or None where only the smallest bound counts.
 
-    starts: (K, M) multipliers to begin from, without t. Those of one function serve the others, up to scale: the
-    hardest goes first, and every step of it is tried on all that are open. `tolerance` is relative to how far the first
-    bound is below the nominal value. Without targets only the smallest bound counts: the work on a function ends once
-    its bound is above one that is done. At most `steps` for a function, and none is begun that would end after the
-    `deadline` of time.monotonic() if it took as long as the one before.
+    The work on a function ends above its target, or once it cannot be reached, or to a `tolerance` relative to how far
+    the first bound is below the nominal value, or after so many `steps`. No step is begun that would end after the
+    `deadline` of time.monotonic() if it took as long as the one before. seed: of points to begin from.
     """
-    relaxation, K, smallest = ball.relaxation, len(ball.functions), targets is None
-    targets = torch.full_like(starts[:, 0], torch.inf) if targets is None else targets
-    origin = list(starts.split(1))  # the multipliers from which each begins
-    began = time.monotonic()
-    own = [relaxation.shares(mu, ball.functions[k : k + 1]) for k, mu in enumerate(origin)]
-    scale, t = torch.cat([s for s, _ in own]), torch.cat([t for _, t in own])
-    infinite = torch.full_like(t, torch.inf)
-    result = Solved(scale[:, None] * starts, [moments(ball, seed)] * K, t.clone(), t, infinite, t > targets)
-    result.mu[:, 0] = t
-    took = STEP * (time.monotonic() - began) / K
-    while not bool(result.closed.all()) and time.monotonic() + took <= deadline:
+
+    targets: Tensor | None
+    tolerance: float
+    steps: int
+    deadline: float = math.inf
+    seed: int = 0
+
+
+def solve_all(ball: Ball, starts: list[Tensor], wanted: Wanted) -> Solved:
+    """Multipliers for every function of `ball`, as `wanted`.
+
+    starts: multipliers to begin from, up to scale and without t, (1, M) for all functions or (K, M). Those of one
+    function serve the others, up to scale: the hardest goes first. Without targets the work on a function ends once its
+    bound is above one that is done.
+    """
+    work = _Work(ball, wanted)
+    result = work.result
+    for start in starts:
+        work.share(start, torch.arange(len(result.t), device=result.t.device))
+    result.before = result.t.clone()
+    result.closed |= result.t > work.targets
+    while not bool(result.closed.all()) and not work.late():
         k = int(torch.where(result.closed, torch.inf, result.t).argmin())
-        c = ball.functions[k : k + 1]
-        scale, _ = relaxation.shares(origin[k], c)
-        now = begin(relaxation, c, scale * origin[k], result.X[k])
-        for _ in range(steps):
-            if time.monotonic() + took > deadline:
-                break
-            began = time.monotonic()
-            gap = tolerance * (ball.functions[k, :1] - result.before[k]).abs()
-            before = now
-            goal = torch.full_like(gap, torch.inf) if smallest else targets[k : k + 1]
-            now = solve(relaxation, c, now, Goal(1, gap, goal))
-            result.steps += 1
-            if torch.equal(now.mu, before.mu):  # no step was possible
-                break
-            _note(result, ball, targets, now, origin, k)
-            took = time.monotonic() - began
-            result.X[k] = now.X
-            hopeless = not smallest and bool(targets[k].isfinite() & (now.primal[0] < targets[k]))
-            if hopeless or bool(result.closed[k]) or float(now.primal - now.t) <= float(gap):
-                break
-        result.primal[k] = torch.minimum(result.primal[k], now.primal[0])
+        work.layers(k)
+        if not bool(result.closed[k]) and not work.late():
+            work.step_by_step(k) if ball.relaxation.size <= SMALL else work.climb(k)
         result.closed[k] = True
-        if smallest:
-            targets = targets.clamp(max=float(result.t[k]))
-            result.closed |= result.t > targets
+        if wanted.targets is None:
+            work.targets = work.targets.clamp(max=float(result.t[k]))
+            result.closed |= result.t > work.targets
     return result
 
 
-def _note(result: Solved, ball: Ball, targets: Tensor, now: Iterate, origin: list, k: int) -> None:
-    """What multipliers on the way prove of function k, and of all that are open."""
-    if float(now.t) > float(result.t[k]):
-        result.mu[k], result.t[k] = now.mu[0], now.t[0]
-    scale, t = ball.relaxation.shares(now.mu, ball.functions)
-    better = ~result.closed & (t > result.t)
-    better[k] = False
-    for j in better.nonzero()[:, 0].tolist():
-        result.mu[j], result.t[j] = scale[j] * now.mu[0], t[j]
-        result.mu[j, 0] = t[j] - 1e-9 * (ball.functions[j, 0] - t[j]).abs()
-        origin[j], result.X[j] = now.mu, now.X
-    result.closed |= result.t > targets
+class _Work:
+    """What is known so far of every function, and how long it took."""
+
+    def __init__(self, ball: Ball, wanted: Wanted) -> None:
+        self.ball, self.relaxation, self.wanted = ball, ball.relaxation, wanted
+        none = torch.full_like(ball.functions[:, 0], -torch.inf)
+        self.targets = -none if wanted.targets is None else wanted.targets
+        mu = none.new_zeros(len(none), self.relaxation.multipliers)
+        self.result = Solved(mu, [None] * len(none), none, none, -none, none > 0)
+        self.took = 0.0  # by the last evaluation of multipliers
+
+    def late(self, times: float = 1.0) -> bool:
+        """Whether what takes so many times as long as an evaluation would end after the deadline."""
+        return time.monotonic() + times * self.took > self.wanted.deadline
+
+    def share(self, mu: Tensor, which: Tensor) -> None:
+        """What multipliers (1, M), or (K, M) of each, prove of the functions `which`, up to scale."""
+        if len(mu) > 1:
+            for k in which.tolist():
+                self.share(mu[k : k + 1], which.new_tensor([k]))
+            return
+        began = time.monotonic()
+        scale, t = self.relaxation.shares(mu, self.ball.functions[which])
+        self.took = time.monotonic() - began
+        for j, k in enumerate(which.tolist()):
+            self.note(k, scale[j] * mu, t[j])
+
+    def note(self, k: int, mu: Tensor, t: Tensor) -> bool:
+        """Whether these multipliers (1, M), of which t is the largest, are the best so far of function k."""
+        better = bool(t > self.result.t[k])
+        if better:
+            self.result.mu[k], self.result.t[k] = mu[0], t
+            self.result.mu[k, 0] = t - INSIDE * (self.ball.functions[k, 0] - t).abs()
+        return better
+
+    def spread(self, k: int) -> None:
+        """The multipliers of function k, tried on all others that are open."""
+        others = ~self.result.closed
+        others[k] = False
+        if bool(others.any()) and not self.late():
+            self.share(self.result.mu[k : k + 1], others.nonzero()[:, 0])
+        self.result.closed |= self.result.t > self.targets
+
+    def layers(self, k: int) -> None:
+        """Better scales, one a layer."""
+        result, c = self.result, self.ball.functions[k : k + 1]
+        if not bool(result.t[k].isfinite()):
+            return
+        found = rescaled(self.relaxation, c, result.mu[k : k + 1], float(self.targets[k]), self.wanted.deadline)
+        if found is not None and self.note(k, found.mu, found.t):
+            self.spread(k)
+
+    def gap(self, k: int) -> Tensor:
+        """(1,) how near to the best is near enough."""
+        return self.wanted.tolerance * (self.ball.functions[k, :1] - self.result.before[k]).abs()
+
+    def climb(self, k: int) -> None:
+        """The barrier method."""
+        result, c = self.result, self.ball.functions[k : k + 1]
+        goal = Goal(self.wanted.steps, self.gap(k), self.targets[k : k + 1], self.wanted.deadline)
+        found = climb(self.relaxation, c, result.mu[k : k + 1], goal)
+        if found is None:
+            return
+        result.steps += found.steps
+        result.X[k], result.primal[k] = found.X, found.primal
+        self.note(k, found.point.mu, found.point.t)
+        self.spread(k)
+
+    def step_by_step(self, k: int) -> None:
+        """The primal–dual method; every step of it is tried on all that are open."""
+        result, c, target = self.result, self.ball.functions[k : k + 1], self.targets[k : k + 1]
+        if not bool(result.t[k].isfinite()):
+            return
+        X = result.X[k]
+        now = begin(self.relaxation, c, result.mu[k : k + 1], moments(self.ball, self.wanted.seed) if X is None else X)
+        took = STEP * self.took
+        for _ in range(self.wanted.steps):
+            began = time.monotonic()
+            if began + took > self.wanted.deadline:
+                break
+            before, gap = now, self.gap(k)
+            now = solve(self.relaxation, c, now, Goal(1, gap, target))
+            result.steps += 1
+            if torch.equal(now.mu, before.mu):  # no step was possible
+                break
+            self.note(k, now.mu, now.t[0])
+            self.spread(k)
+            took = time.monotonic() - began
+            result.X[k] = now.X
+            hopeless = self.wanted.targets is not None and bool(target.isfinite() & (now.primal < target))
+            if hopeless or bool(result.closed[k]) or float(now.primal - now.t) <= float(gap):
+                break
+        result.primal[k] = torch.minimum(result.primal[k], now.primal[0])
 
 
 def proven(ball: Ball, solved: Solved) -> Tensor:
     """(K,) certified lower bounds."""
-    return torch.stack([certified(ball, k, solved.mu[k : k + 1]) for k in range(len(solved.mu))])
+    return torch.stack([_proven(ball, k, solved.mu[k : k + 1].clone()) for k in range(len(solved.mu))])
+
+
+def _proven(ball: Ball, k: int, mu: Tensor) -> Tensor:
+    """For t a little smaller where the factorisation does not run through at once."""
+    fall = (ball.functions[k, 0] - mu[0, 0]).abs()
+    lower = certified(ball, k, mu)
+    for less in LESS:
+        if not bool(lower.isneginf()):
+            break
+        mu[0, 0] -= less * fall
+        lower = certified(ball, k, mu)
+    return lower

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .ball import Ball
 from .interior_point import Iterate
-from .kinks import KinkRows, Lines
+from .kinks import KinkRows, Lines, Rows
 from .relaxation import Relaxation
 
 PLAIN, INSIDE = 0.1, 0.03  # of the plain multipliers, added to those of the lines, and to any others
@@ -26,7 +26,7 @@ def moments(ball: Ball, seed: int = 0) -> Tensor:
     xi = torch.cat([torch.ones(count, 1), delta, torch.zeros(count, G)], 1).to(ball.functions)
     rows = relaxation.rows[0, :G]
     own = rows[:, 1 + k :].diagonal()
-    for first, end in zip(ball.starts, [*ball.starts, G][1:], strict=True):
+    for first, end in zip(relaxation.starts, [*relaxation.starts, G][1:], strict=True):
         y = -xi @ rows[first:end].mT  # n = −y as long as p = 0
         xi[:, 1 + k + first : 1 + k + end] = y.clamp(min=0.0) / own[first:end]
     X = xi.mT @ xi / count
@@ -61,6 +61,26 @@ def from_lines(kinks: KinkRows, lines: Lines) -> Tensor:
     t = torch.zeros_like(gamma)
     sides = (PLAIN * mean).expand(-1, len(kinks.sides.index))
     return torch.cat([t, gamma, 2.0 * chord, f + PLAIN * mean, h + PLAIN * mean, sides], 1)
+
+
+def starts(kinks: KinkRows, rows: Rows) -> list[Tensor]:
+    """Multipliers to begin from, for functions `rows`, up to scale."""
+    return [from_product(kinks), from_lines(kinks, kinks.lines(rows))]
+
+
+def from_product(kinks: KinkRows) -> Tensor:
+    """Multipliers (1, M), without t and up to scale, which prove what a product of norms proves, and a little more.
+
+    With L the product, layers of kinks in reach a_k, and the sector 0 ≤ Δp/Δy ≤ 1 that p n = 0 and n² ≤ n make:
+    L/a_k² for each kink of a layer and γ = L/2 balance a chain of a_k ≤ ‖A_k‖ a_{k−1}.
+    """
+    u, ell, y0, G = kinks.upper, -kinks.lower, kinks.y0, len(kinks)
+    weight = kinks.reach.square().reciprocal()
+    gamma = weight.new_full((1,), 0.5)
+    mean = PLAIN * 0.01 * gamma * max(1, G) ** -0.5
+    f, h = weight * u * (-y0).clamp(min=0.0), weight * ell * y0.clamp(min=0.0)
+    mu = torch.cat([0.0 * gamma, gamma, weight * u * ell, f + mean, h + mean, mean.expand(len(kinks.sides.index))])
+    return mu[None]
 
 
 def begin(relaxation: Relaxation, c: Tensor, mu: Tensor, X: Tensor) -> Iterate:

@@ -12,8 +12,8 @@ from torch import Tensor
 from local_lipschitz.margin.ball import Ball, scaled
 from local_lipschitz.margin.certificate import certified
 from local_lipschitz.margin.kinks import KinkRows, Rows
-from local_lipschitz.margin.solve import solve_all
-from local_lipschitz.margin.start import from_lines
+from local_lipschitz.margin.solve import Wanted, solve_all
+from local_lipschitz.margin.start import starts
 
 
 def small_ball(seed: int) -> tuple[Ball, Tensor]:
@@ -27,10 +27,10 @@ def small_ball(seed: int) -> tuple[Ball, Tensor]:
     for _ in range(2):
         rows = Rows(0.1 * draw(2), draw(2, 2), draw(2, len(kinks)), torch.zeros(2).double())
         width = 0.7 * rows.Q.norm(dim=1) + rows.T.abs().sum(1) + 0.5
-        kinks.add(rows, (rows.y0 - width, rows.y0 + width))
+        kinks.add(rows, (rows.y0 - width, rows.y0 + width), 0.7)
     function = Rows(draw(1), draw(1, 2), draw(1, 4), torch.zeros(1).double())
-    ball, starts = scaled(kinks, function), from_lines(kinks, kinks.lines(function))
-    solved = solve_all(ball, starts, torch.full((1,), torch.inf).double(), 1e-9, 40, float("inf"))
+    ball = scaled(kinks, function)
+    solved = solve_all(ball, starts(kinks, function), Wanted(torch.full((1,), torch.inf).double(), 1e-9, 40))
     return ball, solved.mu
 
 
