@@ -58,14 +58,6 @@ def neg(x: Traced) -> Traced:
     return mul(x, -1.0)
 
 
-def masked_fill(x: Traced, mask: Tensor, value: float) -> Traced:
-    """x where a constant mask is False, elsewhere the value."""
-    if is_traced(mask) or is_traced(value):
-        raise UnsupportedLayerError("a mask or a value that depends on the network's input; constants are supported")
-    kept = mul(x, (~mask).double())
-    return add(kept, mask.double() * value) if value != 0 else kept
-
-
 def times(x: Operand, factor: float) -> Operand:
     """factor·x for a layer or a constant."""
     if factor == 1:

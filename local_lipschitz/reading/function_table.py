@@ -16,6 +16,7 @@ from ..layers.activations import RELU, PiecewiseLinear
 from . import activation_functions as activation
 from . import affine_functions as affine
 from . import arithmetic_functions as arithmetic
+from . import constant_functions as constants
 from . import maximum_functions as maximum
 from . import product_functions as product
 from . import rearranging_functions as r
@@ -45,6 +46,9 @@ FUNCTIONS: dict[str, Callable] = {
     "upsample_nearest": separable.interpolate,
     "upsample_bilinear": partial(separable.interpolate, mode="bilinear", align_corners=True),
     "pad": separable.pad,
+    # sums and differences along a dimension
+    "cumsum": separable.cumsum,
+    "diff": separable.diff,
     # maxima and minima
     **{f"max_pool{n}d": partial(maximum.max_pool, spatial=n) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": partial(maximum.adaptive_max_pool, spatial=n) for n in (1, 2, 3)},
@@ -94,7 +98,16 @@ FUNCTIONS: dict[str, Callable] = {
     **dict.fromkeys(["mul", "imul", "rmul", "multiply"], arithmetic.mul),
     **dict.fromkeys(["div", "truediv", "itruediv", "divide", "true_divide"], arithmetic.div),
     **dict.fromkeys(["neg", "negative"], arithmetic.neg),
-    "masked_fill": arithmetic.masked_fill,
+    "addcmul": constants.addcmul,
+    "addcdiv": constants.addcdiv,
+    "lerp": constants.lerp,
+    # constant masks, constants beside layers
+    "masked_fill": constants.masked_fill,
+    "where": constants.where,
+    "triu": constants.triangle(torch.triu),
+    "tril": constants.triangle(torch.tril),
+    **{f"{name}_like": constants.filled(value) for name, value in (("zeros", 0.0), ("ones", 1.0))},
+    **{f"new_{name}": constants.new_filled(value) for name, value in (("zeros", 0.0), ("ones", 1.0))},
     # products with constants
     **dict.fromkeys(["matmul", "mm", "bmm"], product.matmul),
     "mv": product.mv,
@@ -137,9 +150,9 @@ FUNCTIONS: dict[str, Callable] = {
     "diagonal": moving(torch.diagonal),
     "unfold": r.unfold,
     # joining, repeating
-    **dict.fromkeys(["cat", "concat", "concatenate"], r.cat),
-    **dict.fromkeys(["hstack", "column_stack"], r.hstack),
-    "stack": r.stack,
+    **dict.fromkeys(["cat", "concat", "concatenate"], constants.cat),
+    **dict.fromkeys(["hstack", "column_stack"], constants.hstack),
+    "stack": constants.stack,
     **dict.fromkeys(["expand", "expand_as", "broadcast_to"], r.expand),
     "repeat": r.repeat,
     "tile": moving(torch.Tensor.tile),
@@ -174,6 +187,6 @@ REFUSED: dict[str, str] = {
         ["layer_norm", "group_norm", "local_response_norm", "normalize", "norm"], _STATISTICS
     ),
     **dict.fromkeys(
-        ["gt", "lt", "ge", "le", "eq", "ne", "where", "sign", "argmax", "item", "tolist", "numpy"], _COMPARED
+        ["gt", "lt", "ge", "le", "eq", "ne", "sign", "argmax", "item", "tolist", "numpy"], _COMPARED
     ),
 }  # fmt: skip

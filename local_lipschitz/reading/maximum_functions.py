@@ -18,7 +18,8 @@ from ..layers.max_pooling import MaxPool
 from .activation_functions import clamp
 from .arguments import check_spatial, inner_dim, per_axis
 from .arithmetic_functions import Operand, neg, together
-from .rearranging_functions import cat, narrow, stack
+from .constant_functions import cat, stack
+from .rearranging_functions import narrow
 from .separable_functions import gathered
 from .symbol import Traced, is_traced
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedLayerError
-from ..layers.layer import Concat
 from ..layers.linear_maps import Shape, size
 from ..layers.rearranging import Take
 from .arguments import commas, inner_dim, numbers
@@ -153,30 +152,7 @@ def patches(x: Traced, kernel_size: Any, dilation: Any = 1, padding: Any = 0, st
     return moving(torch.nn.functional.unfold)(x, kernel_size, dilation, 0, stride)
 
 
-# Joining and repeating
-
-
-def cat(tensors: Sequence[Traced], dim: int = 0) -> Traced:
-    tensors = list(tensors)
-    if not all(is_traced(x) for x in tensors):
-        raise UnsupportedLayerError("a concatenation with a constant; torch.nn.functional.pad adds zeros (or a value)")
-    if len(tensors) == 1:
-        return tensors[0].copied()
-    first, at = tensors[0], inner_dim(tensors[0], dim)
-    sizes = tuple(x.unbatched[at] for x in tensors)
-    out_shape = (*first.unbatched[:at], sum(sizes), *first.unbatched[at + 1 :])
-    if any((*x.unbatched[:at], sum(sizes), *x.unbatched[at + 1 :]) != out_shape for x in tensors):
-        raise ValueError(f"it joins shapes {commas([x.unbatched for x in tensors])} along dimension {dim}")
-    return first.tracer.join(Concat(at + 1, sizes), tensors, out_shape)
-
-
-def stack(tensors: Sequence[Traced], dim: int = 0) -> Traced:
-    rank = tensors[0].dim() + 1
-    return cat([reshaping(torch.unsqueeze)(x, dim % rank) for x in tensors], dim % rank)
-
-
-def hstack(tensors: Sequence[Traced]) -> Traced:
-    return cat(tensors, 1)
+# Repeating
 
 
 def expanded(x: Traced, shape: Shape) -> Traced:

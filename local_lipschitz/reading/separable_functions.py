@@ -5,7 +5,7 @@ Handlers as in function_table.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +95,24 @@ def gathered(x: Traced, dim: int | Sequence[int], keepdim: bool) -> tuple[Traced
     out_shape = tuple(1 if d in dims else x.unbatched[d] for d in range(len(x.unbatched)) if keepdim or d not in dims)
     x = x.permuted([*kept, *dims])
     return x.reshaped((torch.Size(x.unbatched).numel() // n, n)), n, out_shape
+
+
+def cumsum(x: Traced, dim: int, *, dtype: torch.dtype | None = None) -> Traced:
+    return _along(x, dim, lambda eye: eye.cumsum(0))
+
+
+def diff(x: Traced, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Traced:
+    if prepend is not None or append is not None:
+        raise UnsupportedLayerError("prepend or append; torch.cat joins them before")
+    return _along(x, dim, lambda eye: eye.diff(n, 0))
+
+
+def _along(x: Traced, dim: int, function: Callable[[Tensor], Tensor]) -> Traced:
+    """A linear function of one dimension, known by what it makes of unit vectors, the columns of an identity matrix."""
+    at, rank = inner_dim(x, dim), len(x.unbatched)
+    order = [*(d for d in range(rank) if d != at), at]
+    matrix = function(torch.eye(x.unbatched[at], dtype=torch.float64))
+    return separable(x.permuted(order), [matrix]).permuted([order.index(d) for d in range(rank)])
 
 
 def pad(x: Traced, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Traced:

@@ -53,6 +53,7 @@ def volume(*layers: nn.Module) -> nn.Sequential:
 
 low, high = torch.linspace(-1.0, 0.2, 8).double(), torch.linspace(-0.5, 1.5, 8).double()
 adjacency = torch.ones(5, 5).tril()
+ramp, mask = torch.linspace(-1.0, 0.5, 8), torch.tensor([True, False, True, True, False, True, True, False])
 high[3], low[5], low[6] = math.inf, -math.inf, 1.3  # the last crosses the upper limit
 NETS = {
     "GroupSort2": ((4,), dense(GroupSort2())),
@@ -95,6 +96,22 @@ NETS = {
     "max pooling first": ((1, 4, 4, 4), nn.Sequential(nn.MaxPool3d(2, return_indices=True), Applied(lambda x: x[0]),
                                                       nn.Conv3d(1, 2, 2), nn.AdaptiveMaxPool3d(1), nn.Flatten())),
     "unread positions": ((1, 6, 6), image(nn.ReLU(), nn.MaxPool2d(2, return_indices=True), Applied(lambda x: x[0]))),
+    "where": (
+        (4,), dense(Applied(lambda x: torch.where(mask, x, 2.0 * x.flip(1)).where(~mask[::2].repeat(2), ramp.to(x)))),
+    ),
+    "where of columns": ((1, 4, 4), image(Applied(lambda x: torch.where(mask[:4], x.relu(), -1.0)))),
+    "triangles": ((4,), dense(Applied(lambda x: (x.view(-1, 2, 4).triu(1) + x.view(-1, 2, 4).tril()).flatten(1)))),
+    "cumsum": ((1, 4, 4), image(Applied(lambda x: x.cumsum(1).relu() + torch.cumsum(x, dim=-1)))),
+    "diff": ((4,), dense(Applied(lambda x: torch.cat([x.diff(), x[:, :1]], 1).relu()), nn.Linear(8, 10),
+                         Applied(lambda x: torch.diff(x, 2, dim=1)))),
+    "lerp": ((4,), dense(Applied(lambda x: x.lerp(x.relu(), 0.3).lerp(ramp.to(x), ramp.to(x).abs())))),
+    "addcmul": (
+        (4,), dense(Applied(lambda x: torch.addcmul(x, x.relu(), ramp.to(x), value=2.0).addcdiv(x, ramp[:1].to(x)))),
+    ),
+    "joined with constants": (
+        (4,), dense(Applied(lambda x: torch.cat([x.new_ones(len(x), 2), x[:, :6].relu(), x.new_zeros((len(x), 1))], 1)),
+                    nn.Linear(9, 4), nn.ReLU(), Applied(lambda x: torch.stack([torch.ones_like(x), x], 1).flatten(1))),
+    ),
     "in-place reshaping": ((4,), dense(Applied(lambda x: x.unsqueeze_(1).transpose_(1, 2).squeeze_(-1).relu()))),
 }  # fmt: skip
 
