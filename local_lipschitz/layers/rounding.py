@@ -18,6 +18,7 @@ from .graph import Graph
 from .layer import INPUT, Layer, Sum
 from .linear_maps import LinearMap
 from .max_pooling import MaxPool
+from .short_sums import in_short_sums
 from .stage import Stage
 
 ENTRIES = 16  # roundings in one entry or bias that reading computed: batch norm and constants folded in, averages
@@ -103,16 +104,18 @@ def row_norms(stage: Stage, source: str, d: Tensor) -> Tensor:
 def norm_rounding(stage: Stage, source: str, r: Tensor | None, live: Tensor, dtype: torch.dtype) -> Tensor:
     """‖M' − R A D‖ for every M' that rounding in `dtype` may make of R A D, (1 or B,): γ_N ‖R |A_L|…|A_1| D‖.
 
-    r, live as for `StageNorms`. The norm of a matrix is at most √(largest row sum · largest column sum).
+    r, live as for `StageNorms`; in float32 long sums are `in_short_sums`. The norm of a matrix is at most √(largest row
+    sum · largest column sum).
     """
-    N = roundings(stage) + 4  # with R, D and their roundings
+    N = roundings(in_short_sums(stage) if dtype is torch.float32 else stage) + 4  # with R, D and their roundings
+    sums_up = 1.0 + 2.0 * of_computed(roundings(stage) + 4, dtype)  # the rounding of the row and column sums
     absolute, d = stage.entries(Tensor.abs).to(dtype), live.to(dtype)
     R = None if r is None else r.to(dtype)
     rows = absolute.apply({source: d}).clamp(min=0.0)
     columns = d * absolute.adjoint(torch.ones_like(rows[:1]) if R is None else R)[source].clamp(min=0.0)
     rows = rows if R is None else R * rows
     largest = rows.flatten(1).amax(1).double() * columns.flatten(1).amax(1).double()
-    return of_computed(N, dtype) * (1.0 + 2.0 * of_computed(N, dtype)) * largest.sqrt()
+    return of_computed(N, dtype) * sums_up * largest.sqrt()
 
 
 def sums_products(stage: Stage, source: str) -> bool:

@@ -4,21 +4,65 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from .layer import Op
 from .linear_maps import Change, Convolution, Dense, LinearMap, total
 from .stage import Stage
 
-BLOCK, LANES = 1152, 16  # products in a block: 128 channels of a 3×3 kernel; channels come in multiples of LANES
+ROWS = 256  # products in a block of a matrix: shorter ones, too, cost little
+BLOCK, LANES = 1152, 16  # in one of a convolution: 128 channels of a 3×3 kernel; channels in multiples of LANES
 
 
 @dataclass(frozen=True)
 class ShortSums(LinearMap):
-    """The map `inner`, whose input (for the adjoint: output) channels are summed some at a time."""
+    """The map `inner`, whose sums are taken in blocks, which are added up at the end."""
 
     inner: Dense | Convolution
+
+    def entries(self, change: Change) -> ShortSums:
+        return replace(self, inner=self.inner.entries(change))
+
+
+@dataclass(frozen=True)
+class ShortDense(ShortSums):
+    """A matrix, whose blocks are multiplied at once."""
+
+    inner: Dense
+
+    def apply(self, x: Tensor) -> Tensor:
+        return _in_blocks(x, self._columns)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return _in_blocks(y, self.inner.weight)
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        """The columns of the weight as rows: of blocks of columns memory is read twice as slowly."""
+        return self.inner.weight.mT.contiguous()
+
+    @property
+    def terms(self) -> int:
+        return max(ROWS + 1 + n // ROWS for n in self.inner.weight.shape)
+
+
+def _in_blocks(x: Tensor, rows: Tensor) -> Tensor:
+    """x @ rows for x (..., n) and rows (n, m), ROWS products at a time; what is left over is a block of its own."""
+    k, flat = len(rows) // ROWS, x.reshape(-1, len(rows))
+    whole, rest = flat[:, : k * ROWS].unflatten(1, (k, ROWS)), flat[:, k * ROWS :]
+    y = torch.bmm(whole.transpose(0, 1), rows[: k * ROWS].unflatten(0, (k, ROWS))).sum(0)
+    y = y if rest.shape[1] == 0 else y + rest @ rows[k * ROWS :]
+    return y.reshape(*x.shape[:-1], -1)
+
+
+@dataclass(frozen=True)
+class ShortConvolution(ShortSums):
+    """A convolution, whose input (for the adjoint: output) channels are summed some at a time."""
+
+    inner: Convolution
 
     def apply(self, x: Tensor) -> Tensor:
         return total(part.apply(piece) for part, piece in self._parts(x, 1))
@@ -26,25 +70,19 @@ class ShortSums(LinearMap):
     def adjoint(self, y: Tensor) -> Tensor:
         return total(part.adjoint(piece) for part, piece in self._parts(y, 0))
 
-    def entries(self, change: Change) -> ShortSums:
-        return replace(self, inner=self.inner.entries(change))
-
     @property
     def terms(self) -> int:
         return max(self._in_block(axis) * each + self._blocks(axis) for axis, each in enumerate(self._each))
 
-    def _parts(self, x: Tensor, axis: int) -> list[tuple[Dense | Convolution, Tensor]]:
+    def _parts(self, x: Tensor, axis: int) -> list[tuple[Convolution, Tensor]]:
         """Maps of some of the channels, with these channels of x; axis: of the weight, 1 for apply, 0 for adjoint."""
         n = self._in_block(axis)
-        pieces = x.split(n, 1 if isinstance(self.inner, Convolution) else -1)
         weights = self.inner.weight.split(n, axis)
-        return [(replace(self.inner, weight=w), piece) for w, piece in zip(weights, pieces, strict=True)]
+        return [(replace(self.inner, weight=w), piece) for w, piece in zip(weights, x.split(n, 1), strict=True)]
 
     @property
     def _each(self) -> tuple[int, int]:
         """Products of one channel in a sum of the adjoint, and of `apply`."""
-        if isinstance(self.inner, Dense):
-            return 1, 1
         kernel = self.inner.weight.shape[2:]
         return math.prod(-(-k // s) for k, s in zip(kernel, self.inner.stride, strict=True)), math.prod(kernel)
 
@@ -61,6 +99,8 @@ def in_short_sums(stage: Stage) -> Stage:
 
 
 def _short(op: Op) -> Op:
-    if isinstance(op, Dense) or (isinstance(op, Convolution) and op.groups == 1 and not op.transposed):
-        return ShortSums(op.in_shape, op.out_shape, op) if op.terms > 2 * BLOCK else op
+    if isinstance(op, Dense) and op.terms > 2 * ROWS:
+        return ShortDense(op.in_shape, op.out_shape, op)
+    if isinstance(op, Convolution) and op.groups == 1 and not op.transposed and op.terms > 2 * BLOCK:
+        return ShortConvolution(op.in_shape, op.out_shape, op)
     return op

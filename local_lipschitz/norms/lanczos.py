@@ -96,8 +96,8 @@ class Lanczos:
         if self.steps > 1 and not self.full:
             beta = self.b[-1] * (self.a[-1] / a.clamp(min=self.tiny)).clamp(max=1.0 / self.eps)  # a is 0 at the end
             w.addcmul_(self._vector(self.steps - 2), beta.to(w.dtype), value=-1)
-        b, length = self._length(w)
-        rounds = self._rounds(a, b)
+        b, length = (a, a) if self.full else self._length(w)
+        rounds = 1 if self.full else self._rounds(a, b)
         for _ in range(rounds):
             w = self._orthogonal(w, length)
             b, length = self._length(w)
@@ -134,8 +134,6 @@ class Lanczos:
 
     def _rounds(self, a: Tensor, b: Tensor) -> int:
         """How often the next vectors are to be made orthogonal to all earlier ones, by an estimate of their drift."""
-        if self.full:
-            return 1
         coefficients = torch.cat([a, b], 1).tolist()
         drift = max((drift.next(*coefficients[i]) for i, drift in self.drift.items()), default=0.0)
         again = self.cleaned == 1  # in two steps in a row: a vector is made of the last two

@@ -20,6 +20,7 @@ from ..norms.spectral_norm import DENSE_SIDE, Norms, dense_norms, lanczos_norms
 
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
 TINY_COST = 1_000_000  # multiplications
+CHEAP = 300_000  # multiplications: in float64 they take no longer, and nothing is to be added for rounding
 PRODUCT_SLACK = 1e-15  # of one product in float64
 SINGLE = 1e10  # products of largest entries, and norms, within this factor of 1 are far from the ends of float32
 
@@ -60,11 +61,12 @@ class StageNorms:
         return norms.upper if sums_products(stage, source) else torch.maximum(norms.upper, scale)
 
     def _by_passes(self, stage: Stage, source: str, scale: Tensor, r: Tensor | None, live: Tensor) -> Norms:
-        """Lanczos: in `dtype` the matrices whose scale it holds, in float64 the others, all from the same start."""
+        """Lanczos: in `dtype` the matrices whose scale it holds, in float64 the others and cheap ones; all from one start."""
         batch = _batch(r, live)
         scale = scale.expand(batch)
         single = torch.zeros_like(scale, dtype=torch.bool)
-        if not sums_products(stage, source) and working_dtype([stage], self.dtype) is torch.float32:
+        cheap = stage.cost <= CHEAP
+        if not cheap and not sums_products(stage, source) and working_dtype([stage], self.dtype) is torch.float32:
             single = (scale >= 1.0 / SINGLE) & (scale <= SINGLE)
         estimate, upper, passes = torch.empty_like(scale), torch.empty_like(scale), 0.0
         state = self.generator.get_state()
@@ -99,7 +101,7 @@ class StageNorms:
         """R A D as a batch of operators on flat vectors."""
         in_shape, out_shape = stage.in_shapes[source], stage.out_shape
         summed = in_short_sums(stage) if dtype is torch.float32 else stage
-        rounding = norm_rounding(summed, source, r, live, dtype).expand(_batch(r, live))
+        rounding = norm_rounding(stage, source, r, live, dtype).expand(_batch(r, live))
         cast, d, R, batch = summed.to(dtype), _factor(live, dtype), _factor(r, dtype), _batch(r, live)
         flat, shaped = _flat, _shaped
         if pays_channels_last(stage, batch, live.device, dtype):

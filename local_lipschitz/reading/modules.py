@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules import module as torch_hooks
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedLayerError
@@ -75,6 +76,16 @@ def eager() -> Iterator[None]:
 def is_layer(module: nn.Module) -> bool:
     """A layer of torch.nn, as opposed to a container or to a module that its user wrote."""
     return type(module).__module__.startswith("torch.nn.") and not isinstance(module, CONTAINERS + PARALLEL)
+
+
+def is_plain(net: nn.Module) -> bool:
+    """Whether only torch's own layers and containers run, without hooks: then no number changes from call to call."""
+    hooked = torch_hooks._global_forward_pre_hooks or torch_hooks._global_forward_hooks
+    return not hooked and all(
+        (is_layer(module) or type(module) is nn.Sequential)
+        and not (module._forward_pre_hooks or module._forward_hooks or parametrize.is_parametrized(module))
+        for module in module_names(net)
+    )
 
 
 def module_names(net: nn.Module) -> dict[nn.Module, str]:
