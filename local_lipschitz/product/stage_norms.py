@@ -61,7 +61,7 @@ class StageNorms:
         return norms.upper if sums_products(stage, source) else torch.maximum(norms.upper, scale)
 
     def _by_passes(self, stage: Stage, source: str, scale: Tensor, r: Tensor | None, live: Tensor) -> Norms:
-        """Lanczos: in `dtype` the matrices whose scale it holds, in float64 the others and cheap ones; all from one start."""
+        """Lanczos from one start: in `dtype` the matrices whose scale it holds, in float64 others and cheap ones."""
         batch = _batch(r, live)
         scale = scale.expand(batch)
         single = torch.zeros_like(scale, dtype=torch.bool)
