@@ -7,6 +7,8 @@ its rounding. So a lower bound never exceeds the truth by noise.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +64,8 @@ def gradient_lower_bound(
         check_count(name, value, least)
     eps, graph = check_eps(eps, x0), read(net, x0)
     generator = torch.Generator(x0.device).manual_seed(check_count("seed", seed, None))
+    if x0.is_inference() or any(p.is_inference() for p in (*net.parameters(), *net.buffers())):
+        net, x0 = copy.deepcopy(net), x0.clone()  # tensors made in inference mode do not pass gradients on
     best = []
     for anchor, radius in zip(x0.expand(eps.shape[0], *x0.shape[1:]).split(1), eps, strict=True):
         spheres = radius * torch.logspace(0, -3, starts, dtype=torch.float64, device=x0.device)

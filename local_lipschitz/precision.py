@@ -27,6 +27,8 @@ def no_tf32() -> Iterator[None]:
     Every setting is put back exactly, also one that was inherited. Autocast and inference mode are those of the thread,
     the others of the process.
     """
+    if torch.get_default_device().type == "meta":
+        raise ValueError("torch's default device is 'meta', whose tensors hold no numbers; call this outside of it")
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))

@@ -62,3 +62,11 @@ def test_samples_are_uniform_in_the_ball():
     assert direction.mean(0).abs().max() < 4 / math.sqrt(n * count)
     covariance = direction.T @ direction / count
     assert (covariance - torch.eye(n) / n).abs().max() < 5 / math.sqrt(count) / n
+
+
+def test_gradients_pass_what_was_made_in_inference_mode():
+    with torch.inference_mode():
+        net, x0 = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), torch.rand(1, 6)
+        inside = gradient_lower_bound(net, x0, 0.1, starts=2, steps=3)
+    assert torch.equal(gradient_lower_bound(net, x0, 0.1, starts=2, steps=3), inside)
+    assert 0 < float(inside) <= float(local_bound(net, x0, 0.1))

@@ -153,3 +153,9 @@ def test_settings_of_the_process_change_nothing(name, settings, device):
     result = FUNCTIONS[name](net, x0)
     assert result == expected if name == "describe" else torch.equal(result, expected)
     assert state() == before
+
+
+def test_a_default_device_without_numbers():
+    net, x0 = nn.Sequential(nn.Linear(3, 2)).eval(), torch.ones(1, 3)
+    with torch.device("meta"), pytest.raises(ValueError, match="default device is 'meta', whose tensors hold no"):
+        joint_bound(net, x0, 0.1)

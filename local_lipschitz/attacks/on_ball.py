@@ -40,7 +40,8 @@ class BallAttack:
                 i = inputs[here]
                 i, c = (v[torch.tensor([int(b) not in self.found for b in i])] for v in (i, classes[here]))
                 if len(i):
-                    noise = torch.randn(i.shape + self.x0.shape[1:], generator=self.generator, dtype=torch.float64)
+                    shape, double = i.shape + self.x0.shape[1:], torch.float64
+                    noise = torch.randn(shape, generator=self.generator, dtype=double, device="cpu")
                     x = self.x0[i] if start == 0 else self._inside(self.x0[i] + noise.to(self.x0), i)
                     self._descend(i, c, x, steps)
 

@@ -44,7 +44,7 @@ class Random:
         self.generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
     def normal(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        return torch.randn(rows, columns, generator=self.generator, dtype=torch.float64).to(like)
+        return torch.randn(rows, columns, generator=self.generator, dtype=torch.float64, device="cpu").to(like)
 
 
 def shift(size: int, terms: int) -> float:

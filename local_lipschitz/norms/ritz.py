@@ -122,9 +122,10 @@ class Checks:
     """
 
     def __init__(self, batch: int, last: int) -> None:
-        self.last, self.done = last, torch.zeros(batch, dtype=torch.bool)
-        self.due = torch.full((batch,), min(FIRST, last))
-        self.before, self.missing = torch.zeros(batch), torch.full((batch,), math.inf, dtype=torch.float64)
+        self.last, self.done = last, torch.zeros(batch, dtype=torch.bool, device="cpu")
+        self.due = torch.full((batch,), min(FIRST, last), device="cpu")
+        self.before = torch.zeros(batch, device="cpu")
+        self.missing = torch.full((batch,), math.inf, dtype=torch.float64, device="cpu")
 
     @property
     def soonest(self) -> int:

@@ -85,11 +85,11 @@ def lanczos_norms(
     if operator.rows < operator.columns:
         operator = operator.transpose()
     live, start = _gaussian(operator, generator)
-    steps, everything = min(max_steps, max(1, int(live.max()))), torch.arange(operator.batch)
+    steps, everything = min(max_steps, max(1, int(live.max()))), torch.arange(operator.batch, device="cpu")
     lanczos, spent = Lanczos(operator, start, operator.columns <= LARGE), 0
     checks, left = Checks(operator.batch, steps), everything
     products = operator.rounding.cpu().expand(operator.batch)
-    estimate, upper = torch.zeros(2, operator.batch, dtype=torch.float64)
+    estimate, upper = torch.zeros(2, operator.batch, dtype=torch.float64, device="cpu")
     while not bool(checks.done.all()):
         for _ in range(checks.soonest - lanczos.steps):
             lanczos.step()
@@ -133,9 +133,9 @@ def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Te
     an element that the operator does not mix with others would never be seen.
     """
     n, batch = operator.columns, operator.batch
-    start = torch.randn(1, n, generator=generator, dtype=torch.float64)
+    start = torch.randn(1, n, generator=generator, dtype=torch.float64, device="cpu")
     start = operator.column_order(start.to(dtype=operator.dtype, device=operator.device)).expand(batch, -1)
     if operator.column_mask is None:
-        return torch.full((batch,), n), start
+        return torch.full((batch,), n, device="cpu"), start
     kept = operator.column_mask.reshape(-1, n) != 0
     return kept.sum(1).cpu().expand(batch), torch.where(kept, start, 0.0)

@@ -30,10 +30,13 @@ def conv(x: Traced, weight: Tensor, bias: Tensor | None = None, stride=1, paddin
             x = pad(x, [p for t in reversed(total) for p in (t // 2, t - t // 2)])
             padding = 0
     padding = per_axis(0 if padding == "valid" else padding, n)
+    bias = None if bias is None else per_channel(bias, n)
+    if groups == weight.shape[0] and weight[0].numel() == 1 and set(stride) == {1} and set(padding) == {0}:
+        return x.then(Diagonal(x.unbatched, x.unbatched, per_channel(weight, n)), bias)  # a factor for each channel
     A = convolution(weight.detach(), x.unbatched, stride, padding, dilation, groups)
     if min(A.out_shape) < 1:
         raise ValueError(f"a kernel of {tuple(kernel)} finds no place in an input of shape {x.unbatched}")
-    return x.then(A, None if bias is None else per_channel(bias, n))
+    return x.then(A, bias)
 
 
 def conv_transpose(

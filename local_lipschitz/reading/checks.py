@@ -16,6 +16,10 @@ from .symbol import is_finite
 
 ADJOINT = 16  # roundings beside those of the sums
 THREE = 3  # factors of 1e-45 or 1e38
+DTYPES = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16,
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
 SMALLEST, LARGEST = 1e-150, 1e150  # entries whose squares float64 holds
 
 
@@ -30,6 +34,11 @@ def check_module(net: nn.Module, x0: Tensor) -> None:
                 raise ValueError(f"parameter {key!r} is not initialised yet; run net once before")
             if value.device != x0.device:
                 raise ValueError(f"parameter {key!r} is on {value.device}, x0 on {x0.device}; the same is wanted")
+            if value.layout != torch.strided or value.dtype not in DTYPES:
+                raise ValueError(
+                    f"parameter {key!r} is a {value.layout} tensor of {value.dtype}; a dense one of real numbers is "
+                    "wanted, as of to_dense() or float()"
+                )
             if not is_finite(value):
                 raise ValueError(f"parameter {key!r} contains NaN or infinite values")
 

@@ -169,7 +169,11 @@ _PRODUCT = "not supported, it multiplies two things that both depend on the inpu
 # Why a function is refused, and what to do.
 REFUSED: dict[str, str] = {
     **dict.fromkeys(["softmax", "log_softmax", "softmin"], f"{NOT_SUPPORTED}; {_LAST}"),
-    **dict.fromkeys(["glu", "scaled_dot_product_attention", "multi_head_attention_forward"], _PRODUCT),
+    **dict.fromkeys(
+        ["glu", "lstm", "gru", "lstm_cell", "gru_cell", "scaled_dot_product_attention",
+         "multi_head_attention_forward"],
+        _PRODUCT,
+    ),
     **dict.fromkeys(
         ["exp", "log", "sqrt", "pow", "square", "sin", "cos", "var", "std"],
         "not supported, it is neither piecewise linear nor one of the smooth activations",
@@ -184,7 +188,7 @@ REFUSED: dict[str, str] = {
         ["topk", "kthvalue", "median", "msort", "argsort", "mode"], "not supported; sorting of pairs and maxima are"
     ),
     **dict.fromkeys(
-        ["layer_norm", "group_norm", "local_response_norm", "normalize", "norm"], _STATISTICS
+        ["layer_norm", "group_norm", "rms_norm", "local_response_norm", "normalize", "norm"], _STATISTICS
     ),
     **dict.fromkeys(
         ["gt", "lt", "ge", "le", "eq", "ne", "sign", "argmax", "item", "tolist", "numpy"], _COMPARED

@@ -49,6 +49,12 @@ def _check_open(module: nn.Module, where: str) -> None:
         raise UnsupportedLayerError(
             f"{where} is a TorchScript module and hides its layers; give the one it was made from"
         )
+    kind = type(module)
+    if kind.__module__.startswith("torch.ao") and ("quantized" in kind.__module__ or "fake_quant" in kind.__module__):
+        raise UnsupportedLayerError(
+            f"{where} is a {kind.__name__}, which rounds: the network becomes a staircase without bound near a step; "
+            "give the network from before its quantisation"
+        )
     targets = [node.target for node in module.graph.nodes] if isinstance(module, fx.GraphModule) else []
     if any(isinstance(target, torch._ops.OpOverload) for target in targets):
         raise ValueError(f"{where} is an exported program: {_EXPORTED}")

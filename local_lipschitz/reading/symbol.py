@@ -121,6 +121,8 @@ class Traced(fx.Proxy):
     def requires_grad(self) -> bool:
         return False
 
+    is_nested = is_sparse = is_quantized = is_leaf = False
+
     @property
     def data(self) -> Traced:
         return self.copied()

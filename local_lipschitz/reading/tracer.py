@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..errors import UnsupportedLayerError
+from ..errors import UnsupportedLayerError, one_line
 from ..layers.graph import Call, Graph
 from ..layers.layer import INPUT, Layer
 from ..layers.linear_maps import Shape
@@ -43,9 +43,9 @@ class Reader(Recording):
         except (UnsupportedLayerError, ValueError) as error:
             if str(error).startswith("layer "):
                 raise
-            raise type(error)(f"{self._where(net)}: {error}") from None
+            raise type(error)(f"{self._where(net)}: {one_line(error)}") from None
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {one_line(error)}"
             raise UnsupportedLayerError(f"{self._where(net)}: it cannot be followed, {reason}") from error
         if not isinstance(self.result, Traced):
             raise UnsupportedLayerError(

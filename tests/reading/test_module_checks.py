@@ -97,3 +97,27 @@ def test_randomness_is_found():
     net = Applied(lambda x: x * torch.rand(3)).eval()
     with pytest.raises(ValueError, match="randomness"):
         read(net, torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("stored", [Tensor.to_sparse, Tensor.to_sparse_csr, lambda w: w.to(torch.float8_e4m3fn)])
+def test_parameters_that_are_not_dense_real_numbers(stored):
+    net = nn.Sequential(nn.Linear(3, 2)).eval()
+    net[0].weight = nn.Parameter(stored(net[0].weight.detach()), requires_grad=False)
+    with pytest.raises(ValueError, match=r"'0.weight' is a torch\.\w+ tensor of .*; a dense one of real numbers"):
+        local_bound(net, torch.ones(1, 3), 0.1)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's remarks on its quantisation
+@pytest.mark.parametrize("kind", ["dynamic", "fake"])
+def test_quantised_layers(kind):
+    ao = pytest.importorskip("torch.ao.quantization")
+    net = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval()
+    net = ao.quantize_dynamic(net, {nn.Linear}) if kind == "dynamic" else nn.Sequential(ao.FakeQuantize(), net)
+    with pytest.raises(UnsupportedLayerError, match=r"layer '0' is a .*, which rounds: the network becomes a stair"):
+        local_bound(net.eval(), torch.ones(1, 3), 0.1)
+
+
+def test_errors_of_others_are_shown_on_one_line():
+    net = nn.Sequential(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"^at the start of Applied.forward\(\): vmap\(Sequential\( \(0\): Linear"):
+        local_bound(Applied(lambda x: torch.func.vmap(net)(x)).eval(), torch.ones(1, 3), 0.1)

@@ -112,6 +112,9 @@ NETS = {
         (4,), dense(Applied(lambda x: torch.cat([x.new_ones(len(x), 2), x[:, :6].relu(), x.new_zeros((len(x), 1))], 1)),
                     nn.Linear(9, 4), nn.ReLU(), Applied(lambda x: torch.stack([torch.ones_like(x), x], 1).flatten(1))),
     ),
+    "a factor for each channel": (
+        (1, 4, 4), image(nn.Conv2d(4, 4, 1, groups=4), nn.ReLU(), nn.Conv2d(4, 4, 1, groups=4, bias=False), nn.ReLU()),
+    ),
     "in-place reshaping": ((4,), dense(Applied(lambda x: x.unsqueeze_(1).transpose_(1, 2).squeeze_(-1).relu()))),
 }  # fmt: skip
 
