@@ -65,7 +65,7 @@ def test_cuda_bounds_are_those_of_the_cpu(net, x0, eps):
 
 
 def test_cuda_joint_bound_by_passes(net, x0, monkeypatch):
-    monkeypatch.setattr("local_lipschitz.joint.dense.LIMIT", 0)
+    monkeypatch.setattr("local_lipschitz.joint.dense.SHARE", -1.0)
     net = net.to(x0.dtype).cuda()
     bound = joint_bound(net, x0.cuda(), 0.1, effort=10)
     assert (bound.value <= local_bound(net, x0.cuda(), 0.1).value).all()

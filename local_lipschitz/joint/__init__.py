@@ -1,9 +1,11 @@
 """The joint bound: the whole network as one operator.
 
 bound.py: the bound, for a batch; which of the two ways below is taken.
-dense.py: few kinks: the rows of all of them at hand, dense algebra in float64.
-rows.py: functions on top of these: their bounds, proofs and better multipliers.
-passes.py: many kinks: forward and backward passes alone.
+dense.py: the rows of all kinks at hand, dense algebra: for as many as memory and time allow.
+groups.py: the matrices of these kinks.  free_memory.py: how many there may be.
+functions.py: functions on top of them: their bounds, proofs and better multipliers.
+interior.py: how such multipliers are found.
+passes.py: more kinks: forward and backward passes alone.
 krylov.py: what multipliers are worth, by passes.
 descent.py: the multipliers, downhill.
 certificate.py: a certified norm at the end.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..joint_operator import JointOperator
 from ..joint_operator.row_errors import SAFE
-from ..norms.cholesky import proven_positive_definite
+from ..norms.cholesky import proven_positive_definite, proven_with_border
 from ..norms.lanczos import Operator
 from ..norms.spectral_norm import lanczos_norms
 from ..numerics import UNDERFLOW, of_computed
@@ -55,15 +55,36 @@ def shift(size: int, terms: int) -> float:
 def is_proven(gram: Tensor, bound: Tensor, terms: int) -> bool:
     """Whether diag(bound) − (the matrix that was computed as `gram`) ⪰ 0 is certain; in float64, on the CPU.
 
-    gram (k, k) = K diag(1, μ) Kᵀ with `terms` products in a sum, bound (k,) > 0. Scaled to I − B, the diagonal of B is
-    at most 1, so each entry of B is off by γ at most, and the whole by k·γ.
+    gram (k, k) = K diag(1, μ) Kᵀ, the lower triangle of it, with `terms` products in a sum, bound (k,) > 0. Scaled to
+    I − B, the diagonal of B is at most 1, so each entry of B is off by γ at most, and the whole by k·γ.
     """
     if not bool((bound > LEAST).all()):
         return False
+    return bool(proven_positive_definite(_scaled(gram, bound, len(bound), terms)[None]))
+
+
+def are_proven(gram: Tensor, mu: Tensor, borders: tuple[Tensor, Tensor], gamma: Tensor, terms: int) -> Tensor:
+    """(k,) bool: the same for k matrices of one row more than `gram` (G, G), with the bounds (μ, γ_k).
+
+    borders: their last rows, (k, G) and (k,).
+    """
+    if not bool((mu > LEAST).all()):
+        return torch.zeros_like(gamma, dtype=torch.bool)
+    cross, own = borders
+    least = gamma.clamp(min=LEAST)
+    row = -(cross * mu.rsqrt() * least.rsqrt()[:, None]).cpu()
+    corner = (1.0 - own / least - (len(mu) + 1) * of_computed(terms + 12) - UNDERFLOW).cpu()
+    proven = proven_with_border(_scaled(gram, mu, len(mu) + 1, terms), row, corner).to(gamma.device)
+    zero = (gamma == 0.0) & (own == 0.0) & (cross == 0.0).all(1)
+    return (proven & (gamma > LEAST)) | zero
+
+
+def _scaled(gram: Tensor, bound: Tensor, size: int, terms: int) -> Tensor:
+    """I − B for the matrix of `size` rows that this is a part of, less how far it may be off."""
     scale = bound.rsqrt()
-    A = -(gram * scale[:, None] * scale)
-    A.diagonal().add_(1.0 - len(bound) * of_computed(terms + 12) - UNDERFLOW)
-    return bool(proven_positive_definite(A[None].cpu()))  # some libraries for GPUs invert blocks on the diagonal
+    A = (gram * scale[:, None]).mul_(scale).neg_()
+    A.diagonal().add_(1.0 - size * of_computed(terms + 12) - UNDERFLOW)
+    return A.cpu()  # some libraries for GPUs invert blocks on the diagonal
 
 
 class TailNorms:

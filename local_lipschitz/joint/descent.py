@@ -14,9 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# log μ -> (objective, its positive part of the gradient, its negative part), or None where μ is not feasible
-Evaluate = Callable[[Tensor], tuple[float, Tensor, Tensor] | None]
-
 MEMORY = 12  # pairs that L-BFGS keeps
 FIRST_STEP = 0.5  # in log μ
 TINY = 1e-290
@@ -24,52 +21,69 @@ STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
 PATIENCE = 6
 
 
-def descend(evaluate: Evaluate, theta: Tensor, steps: int) -> Tensor:
-    """Minimise over θ = log μ from a feasible start; `steps` evaluations at most.
+@dataclass(frozen=True)
+class Point:
+    """An objective at some μ: its value, its gradient up − down in log μ, and its Hessian.
+
+    up, down ≥ 0: the positive and the negative part. excess: log of S over its target, on average. enough: no more is
+    wanted.
+    """
+
+    value: float
+    up: Tensor
+    down: Tensor
+    hessian: Callable[[], Tensor] | None = None
+    excess: float = 0.0
+    enough: bool = False
+
+    @property
+    def gradient(self) -> Tensor:
+        return self.up - self.down
+
+
+Evaluate = Callable[[Tensor], Point | None]  # of μ; None where it is not feasible
+
+
+def descend(evaluate: Evaluate, mu: Tensor, steps: int) -> tuple[Tensor, int, Point | None]:
+    """Minimise over θ = log μ from a feasible start; `steps` evaluations at most: (μ, evaluations, the last point).
 
     L-BFGS with the inverse of |positive| + |negative| part of the gradient as its initial Hessian: each part is the
     curvature that its group has by itself. Backtracks from infeasible points, so every iterate is feasible.
     """
-    state, used = evaluate(theta), 1
-    if state is None:
-        return theta
-    value, up, down = state
+    point, used, theta = evaluate(mu), 1, mu.log()
     history: list[tuple[Tensor, Tensor]] = []
-    values = [value]
-    while used < steps:
-        gradient = up - down
-        scale = up + down
+    values: list[float] = []
+    while point is not None and not point.enough and used < steps:
+        values.append(point.value)
+        if len(values) > PATIENCE and values[-1 - PATIENCE] - point.value < STALL:
+            break
+        scale = point.up + point.down
         scale = scale + 1e-3 * scale.mean() + torch.finfo(theta.dtype).tiny
-        direction = _two_loop(gradient, history, scale)
-        slope = float(gradient @ direction)
+        direction = _two_loop(point.gradient, history, scale)
+        slope = float(point.gradient @ direction)
         if not slope < 0.0:
             history.clear()
-            direction = -gradient / scale
-            slope = float(gradient @ direction)
+            direction = -point.gradient / scale
+            slope = float(point.gradient @ direction)
         longest = float(direction.abs().max())
         if longest == 0.0 or not math.isfinite(longest):
             break
-        step = min(1.0, (2.0 if history else FIRST_STEP) / longest)
+        step, trial = min(1.0, (2.0 if history else FIRST_STEP) / longest), None
         while used < steps:
-            trial = evaluate(theta + step * direction)
+            trial = evaluate((theta + step * direction).exp())
             used += 1
-            if trial is not None and trial[0] <= value + 1e-4 * step * slope:
+            if trial is not None and trial.value <= point.value + 1e-4 * step * slope:
                 break
             trial, step = None, step * (0.5 if trial is not None else 0.3)
             if step * longest < 1e-7:
                 break
         if trial is None:
             break
-        change = trial[1] - trial[2] - gradient
-        moved = step * direction
+        change, moved = trial.gradient - point.gradient, step * direction
         if float(change @ moved) > 1e-12 * float(moved.norm() * change.norm()):
             history = [*history[-MEMORY + 1 :], (moved, change)]
-        theta = theta + moved
-        value, up, down = trial
-        values.append(value)
-        if len(values) > PATIENCE and values[-1 - PATIENCE] - value < STALL:
-            break
-    return theta
+        theta, point = theta + moved, trial
+    return theta.exp() if used > 1 else mu, used, point
 
 
 def _two_loop(gradient: Tensor, history: list[tuple[Tensor, Tensor]], scale: Tensor) -> Tensor:
@@ -88,23 +102,14 @@ def _two_loop(gradient: Tensor, history: list[tuple[Tensor, Tensor]], scale: Ten
     return -q
 
 
-@dataclass(frozen=True)
-class Point:
-    """An objective at some μ: its value, and gradient and Hessian in log-scaled steps dμ/μ."""
-
-    value: float
-    gradient: Tensor
-    hessian: Callable[[], Tensor]
-    enough: bool = False  # no more is wanted
-
-
-def newton(evaluate: Callable[[Tensor], Point | None], mu: Tensor, steps: int, accuracy: float) -> tuple[Tensor, int]:
-    """Minimise a convex objective from a feasible start by damped Newton steps: (μ, evaluations). μ stays feasible.
+def newton(evaluate: Evaluate, mu: Tensor, steps: int, accuracy: float) -> tuple[Tensor, int, Point | None]:
+    """Minimise a convex objective from a feasible start by damped Newton steps, as `descend`. μ stays feasible.
 
     Ends where enough is reached, too.
     """
     point, used, longest = evaluate(mu), 1, 1.0
     while point is not None and not point.enough and used < steps:
+        assert point.hessian is not None
         hessian = point.hessian()
         hessian.diagonal().add_(1e-9 * hessian.diagonal().mean() + TINY)
         L, info = torch.linalg.cholesky_ex(hessian)
@@ -126,7 +131,7 @@ def newton(evaluate: Callable[[Tensor], Point | None], mu: Tensor, steps: int, a
             break
         mu, point = mu * (1.0 + step * direction), trial
         longest = 2.0 * step if step == first else step
-    return mu, used
+    return mu, used, point
 
 
 def log_norm(eigenvalues: Tensor, p: float) -> tuple[float, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..joint_operator import Elements, JointOperator
 from ..layers.graph import Graph
 from .certificate import Random, certify
-from .descent import descend, log_norm
+from .descent import Point, descend, log_norm
 from .krylov import BASIS, BLOCK, SMALL_OUTPUT, Top, directions, estimate, least, respond, top
 
 ROUNDS = 3  # changes of these directions
@@ -30,8 +30,8 @@ def improve(operator: JointOperator, mu: Tensor, F: Tensor, steps: int, p: float
     """Better multipliers for the outputs F (p rows): mean of log S_ii (p None), or p-norm of F S Fᵀ."""
     dtype, warm = F.dtype, dict[str, Tensor]()
 
-    def evaluate(theta: Tensor) -> tuple[float, Tensor, Tensor] | None:
-        mu = theta.exp().to(dtype)
+    def evaluate(wide: Tensor) -> Point | None:
+        mu = wide.to(dtype)
         if not bool((torch.isfinite(mu) & (mu > 0)).all()):
             return None
         answer = respond(operator, mu, F, warm.get("Y"))
@@ -48,10 +48,10 @@ def improve(operator: JointOperator, mu: Tensor, F: Tensor, steps: int, p: float
             value, weight = log_norm(s, p)
             left, right = basis.T.to(dtype) @ E, basis.T.to(dtype) @ Y
         warm["Y"] = Y
-        weight, m = weight[:, None], theta.exp()
-        return value, m * (left.double().square() * weight).sum(0), m * (right.double().square() * weight).sum(0)
+        up, down = ((side.double().square() * weight[:, None]).sum(0) for side in (left, right))
+        return Point(value, wide * up, wide * down)
 
-    return descend(evaluate, mu.double().log(), steps).exp().to(dtype)
+    return descend(evaluate, mu.double(), steps)[0].to(dtype)
 
 
 class Infeasible(Exception):

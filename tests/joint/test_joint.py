@@ -21,7 +21,7 @@ from local_lipschitz.reading.read import read
 @pytest.fixture
 def passes_only(monkeypatch):
     """No group is few enough for the dense path."""
-    monkeypatch.setattr(joint_dense, "LIMIT", -1)
+    monkeypatch.setattr(joint_dense, "SHARE", -1.0)
 
 
 def quantised(net: nn.Module, x0: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def test_passes_between_samples_and_product(seed, passes_only):
 @pytest.mark.parametrize("seed", range(20))
 def test_tends_to_the_jacobian(seed, path, monkeypatch):
     if path == "passes":
-        monkeypatch.setattr(joint_dense, "LIMIT", -1)
+        monkeypatch.setattr(joint_dense, "SHARE", -1.0)
     net, x0 = random_network(seed)
     J = torch.autograd.functional.jacobian(net, x0).reshape(-1, x0.numel())
     bound = joint_bound(net, x0, 1e-9, tolerance=1e-7)
@@ -152,7 +152,7 @@ def test_a_batch_is_its_inputs(seed):
 @pytest.mark.parametrize("path", ["dense", "passes"])
 def test_single_precision(path, monkeypatch):
     if path == "passes":
-        monkeypatch.setattr(joint_dense, "LIMIT", -1)
+        monkeypatch.setattr(joint_dense, "SHARE", -1.0)
     net, x0 = random_network(21)
     net, x0 = net.float(), x0.float()
     single = float(joint_bound(net, x0, 0.2, effort=10))
@@ -216,7 +216,7 @@ class Residual(nn.Module):
 @pytest.mark.parametrize("seed", range(4))
 def test_residual_networks(seed, path, monkeypatch):
     if path == "passes":
-        monkeypatch.setattr(joint_dense, "LIMIT", -1)
+        monkeypatch.setattr(joint_dense, "SHARE", -1.0)
     generator = torch.Generator().manual_seed(seed)
     net = Residual().double().eval()
     with torch.no_grad():

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 import local_lipschitz.joint.dense as joint_dense
 from local_lipschitz import joint_bound
-from local_lipschitz.joint.certificate import Random, is_proven
+from local_lipschitz.joint.certificate import Random, are_proven, is_proven
 from local_lipschitz.joint.dense import DenseGroups
-from local_lipschitz.joint.rows import Rows
+from local_lipschitz.joint.functions import Functions
 from local_lipschitz.layers.graph import Graph
 
 DTYPES = [torch.float32, torch.float64]
@@ -20,7 +20,7 @@ DTYPES = [torch.float32, torch.float64]
 @pytest.fixture(params=["dense", "passes"])
 def path(request, monkeypatch):
     if request.param == "passes":
-        monkeypatch.setattr(joint_dense, "LIMIT", -1)
+        monkeypatch.setattr(joint_dense, "SHARE", -1.0)
     return request.param
 
 
@@ -111,10 +111,29 @@ def test_a_cholesky_factorisation_proves_no_more_than_is_true():
     assert is_proven(4e100 * gram * (1 - 1e-11), 4e100 * unit, 100)
 
 
+def test_borders_are_proven_like_whole_matrices():
+    """Each last row as with the whole matrix: just inside what is definite, just outside, and rows of zeros."""
+    torch.manual_seed(0)
+    K = torch.randn(31, 40, dtype=torch.float64)
+    gram = K @ K.T
+    mu = 1.01 * torch.linalg.eigvalsh(gram[:30, :30])[-1].expand(30)
+    own, cross = gram[30, 30], gram[30, :30]
+    least = float(own + cross @ torch.linalg.solve(torch.diag(mu) - gram[:30, :30], cross))
+    rows = torch.stack([cross, cross, 1e100 * cross, 0 * cross]), torch.stack([own, own, 1e200 * own, 0 * own])
+    gamma = torch.tensor([least * (1 + 1e-9), least * (1 - 1e-9), 1e200 * least * (1 + 1e-9), 0.0]).double()
+    assert are_proven(gram[:30, :30], mu, rows, gamma, 40).tolist() == [True, False, True, True]
+    alone = []
+    for b, c, g in list(zip(*rows, gamma, strict=True))[:3]:
+        whole = torch.cat([torch.cat([gram[:30, :30], b[:, None]], 1), torch.cat([b, c[None]])[None]])
+        alone.append(is_proven(whole, torch.cat([mu, g[None]]), 40))
+    assert alone == [True, False, True]
+    assert not are_proven(gram[:30, :30], 0.9 * mu, rows, 1e9 * gamma, 40)[:3].any()
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_the_robust_theorem_covers_every_row_within_its_error(seed, monkeypatch):
     """Rows moved by up to ε_g‖δ‖ each, and any |w_g| ≤ |v_g|: never above the bound for the rows as they were."""
-    monkeypatch.setattr(joint_dense, "SMALL", 30.0)
+    monkeypatch.setattr("local_lipschitz.joint.groups.SMALL", 30.0)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -126,10 +145,10 @@ def test_the_robust_theorem_covers_every_row_within_its_error(seed, monkeypatch)
     noise = 10.0 ** float(-4 + seed)
     error, output_error = noise * Q.norm(dim=1), noise * N.norm(dim=1)
     for g in range(G):
-        row = Rows(groups, Q[g : g + 1], T[g : g + 1, :g], error[g : g + 1])
+        row = Functions(groups, Q[g : g + 1], T[g : g + 1, :g], error[g : g + 1])
         groups.add(row, torch.ones(1, dtype=torch.bool), Wanted())
-    value = float(Rows(groups, N, P, output_error).proven(groups.mu, False))
-    each = Rows(groups, N, P, output_error).proven(groups.mu, True)
+    value = float(Functions(groups, N, P, output_error).proven(groups.mu, False))
+    each = Functions(groups, N, P, output_error).proven(groups.mu, True)
     assert value < float("inf")
     for _ in range(300):
         delta = draw(n)

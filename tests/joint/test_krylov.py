@@ -22,7 +22,7 @@ def test_the_krylov_space_finds_the_largest_eigenvalue(seed):
     net = nn.Sequential(nn.Linear(20, 80), nn.ReLU(), nn.Linear(80, 60)).double().eval()
     operator, groups = linearised(net, torch.randn(1, 20).double(), 0.5)
     assert operator.groups > 10
-    best = float(joint_dense.Rows(groups, *rows(operator, torch.eye(60).double())).bounds(groups.mu, False)) ** 2
+    best = float(joint_dense.Functions(groups, *rows(operator, torch.eye(60).double())).bounds(groups.mu, False)) ** 2
     found = krylov.top(operator, groups.mu, directions(BLOCK, operator, Random(1e-9, 1e-3, seed)))
     assert 0.9 * best <= float(found.gamma) <= 1.02 * best
     assert torch.allclose(found.F @ found.F.T, torch.eye(BASIS).double(), atol=1e-8)

@@ -86,7 +86,7 @@ def test_optimum(seed, eps):
     best = oracle(K, m, n, mu)
     assert value <= 1.01 * best and best <= 1.05 * value
     # and the value by the theorem itself: ‖H‖ ≤ 1 at the multipliers that prove it
-    function = joint_dense.Rows(groups, *rows(operator, torch.eye(m, dtype=torch.float64)))
+    function = joint_dense.Functions(groups, *rows(operator, torch.eye(m, dtype=torch.float64)))
     better = function.improve(mu, 200, False)
     gamma = float(function.bounds(better, False)) ** 2
     D, R = torch.cat([K.new_ones(n), better]).sqrt(), torch.cat([K.new_full((m,), gamma), better]).rsqrt()
@@ -122,7 +122,7 @@ def test_a_gamma_estimated_too_low_costs_little(seed):
     net, x0 = random_network(seed)
     operator, groups = linearised(net, x0, 0.3)
     mu = 1.5 * groups.mu  # feasible with room, as the start of every layer is
-    best = float(joint_dense.Rows(groups, *rows(operator)).bounds(mu, False)) ** 2
+    best = float(joint_dense.Functions(groups, *rows(operator)).bounds(mu, False)) ** 2
     found = float(certify(operator, mu, torch.tensor([0.4 * best]).double(), None, Random(1e-9, 2e-2, 0), 2e-2))
     assert best * (1 - 1e-9) <= found <= 1.5 * best
 

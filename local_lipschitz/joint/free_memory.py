@@ -1,0 +1,24 @@
+"""How much memory a device has left: what decides whether the rows of all groups are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+UNKNOWN = 4e9  # bytes, where the system does not say
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    table = Path("/proc/meminfo")
+    if table.exists():
+        lines = dict(line.split(":", 1) for line in table.read_text().splitlines() if ":" in line)
+        if "MemAvailable" in lines:
+            return 1024.0 * float(lines["MemAvailable"].split()[0])
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return UNKNOWN

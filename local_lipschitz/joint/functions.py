@@ -1,0 +1,154 @@
+"""Functions of the uncertain groups, given by their rows [N P]: S(μ), bounds and proofs, and better multipliers.
+
+docs/joint_bound.md, sections 3, 4 and 6.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from ..joint_operator import Passes, RowErrors
+from .certificate import ATTEMPTS, are_proven, is_proven
+from .groups import RESULT_SLACK, Groups
+from .interior import Wanted, improve
+from .passes import Infeasible
+
+CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
+
+
+def rows(operator: Passes, F: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """[N P] for the output rows F (k, m), or for every output: (k, n), (k, G), and how far each is off, (k,)."""
+    like, m = operator.like, operator.out_size
+    deltas, ws, off = [], [], []
+    part = max(1, CHUNK // operator.widest)
+    for first in range(0, m if F is None else len(F), part):
+        if F is None:
+            f = like.new_zeros(min(part, m - first), m)
+            f[:, first:].fill_diagonal_(1.0)
+        else:
+            f = F[first : first + part]
+        errors = RowErrors(f)
+        delta, w = operator.adjoint(f, f.new_zeros(len(f), operator.groups), errors)
+        deltas.append(delta)
+        ws.append(w)
+        off.append(errors.total)
+    return torch.cat(deltas), torch.cat(ws), torch.cat(off)
+
+
+class Functions:
+    """Functions [N P] on top of the groups: their matrix S(μ), what it depends on, and better multipliers."""
+
+    def __init__(self, groups: Groups, delta: Tensor, w: Tensor, error: Tensor, stretched: bool = False) -> None:
+        self.groups, self.delta, self.error = groups, delta, error
+        self.P = w if stretched else w * groups.stretch
+        self.NN_diagonal, self.NQ = delta.square().sum(1), delta @ groups.Q.T
+
+    @property
+    def gains(self) -> Tensor:
+        """The bound of each by itself, with the multipliers that the groups have."""
+        return self.bounds(self.groups.mu, True)
+
+    @cached_property
+    def NN(self) -> Tensor:
+        return self.delta @ self.delta.T
+
+    def _solve(self, mu: Tensor) -> tuple[Tensor, Tensor] | None:
+        L = self.groups.factor(mu, len(self.delta))
+        if L is None:
+            return None
+        C = self.NQ + (self.P * mu) @ self.groups.T.T
+        return L, torch.linalg.solve_triangular(L, C.T, upper=False)
+
+    def _feasible(self, mu: Tensor) -> tuple[Tensor, Tensor]:
+        solved = self._solve(mu)
+        if solved is None:
+            raise Infeasible("the multipliers found are not feasible")
+        return solved
+
+    def diagonal(self, mu: Tensor) -> Tensor:
+        """S_ii(μ), the squared bound of each row by itself."""
+        if len(mu) == 0:
+            return self.NN_diagonal
+        _, X = self._feasible(mu)
+        return self.NN_diagonal + (self.P.square() * mu).sum(1) + X.square().sum(0)
+
+    def matrix(self, mu: Tensor) -> Tensor:
+        """S(μ)."""
+        if len(mu) == 0:
+            return self.NN
+        _, X = self._feasible(mu)
+        return self.NN + (self.P * mu) @ self.P.T + X.T @ X
+
+    def bounds(self, mu: Tensor, each: bool) -> Tensor:
+        """Of all functions together, (1,), or of each: √ of the largest eigenvalue of S(μ) or of its diagonal.
+
+        Valid for every μ with W(μ) ≻ 0, up to the rounding of an eigenvalue.
+        """
+        S = self.diagonal(mu) if each else torch.linalg.eigvalsh(self.matrix(mu))[-1:]
+        return self._outward(S * (1.0 + 2.0 * self.groups.slack(len(self.delta))), mu, each)
+
+    def proven(self, mu: Tensor, each: bool) -> Tensor:
+        """The same, with Cholesky factorisations as their proof; inf where these do not run through."""
+        terms, slack = self.delta.shape[1] + len(mu), self.groups.slack(len(self.delta))
+        gamma = (self.diagonal(mu) if each else torch.linalg.eigvalsh(self.matrix(mu))[-1:]) * (1.0 + 2.0 * slack)
+        cross, gram = self.NQ + (self.P * mu) @ self.groups.T.T, self.groups.gram(mu)
+        if each:
+            borders = cross, self.NN_diagonal + (self.P.square() * mu).sum(1)
+            check = partial(are_proven, gram, mu, borders, terms=terms)
+        else:
+            gram = torch.cat([torch.cat([gram, cross.T], 1), torch.cat([cross, self.NN + (self.P * mu) @ self.P.T], 1)])
+            check = partial(self._together, gram, mu, terms=terms)
+        for attempt in range(ATTEMPTS):
+            proven = check(gamma)
+            if bool(proven.all()):
+                break
+            gamma = torch.where(proven, gamma, gamma * (1.0 + slack * 8.0**attempt))
+        else:
+            gamma = torch.where(check(gamma), gamma, math.inf)
+        return self._outward(gamma, mu, each)
+
+    @staticmethod
+    def _together(gram: Tensor, mu: Tensor, gamma: Tensor, terms: int) -> Tensor:
+        """(1,) bool: whether γ (1,) is certain for the functions in the last rows of `gram`."""
+        k = len(gram) - len(mu)
+        if float(gamma) == 0.0 and not bool(gram[-k:].any()):
+            return gamma == 0.0  # rows that are zero
+        return torch.tensor([is_proven(gram, torch.cat([mu, gamma.expand(k)]), terms)], device=gamma.device)
+
+    def _outward(self, gamma: Tensor, mu: Tensor, each: bool) -> Tensor:
+        """√γ with what the rounding of the groups' rows and of these adds."""
+        error = self.error if each else torch.linalg.vector_norm(self.error, dim=0, keepdim=True)
+        return (gamma.clamp(min=0.0) * self.groups.rounding(mu)).sqrt() * (1.0 + RESULT_SLACK) + error
+
+    def part(self, kept: Tensor | slice) -> Functions:
+        """Some of the functions: indices, or (k,) bool."""
+        return Functions(self.groups, self.delta[kept], self.P[kept], self.error[kept], stretched=True)
+
+    def some(self, count: int) -> Functions:
+        """`count` of the functions, evenly spaced; all where they are fewer."""
+        every = -(-len(self.delta) // count)
+        return self if every <= 1 else self.part(slice(None, None, every))
+
+    def top(self, mu: Tensor, count: int) -> Functions:
+        """The functions F·[N P] for the `count` directions F in which S(μ) is largest: the others hardly matter."""
+        F = torch.linalg.eigh(self.matrix(mu))[1][:, -count:].T
+        return Functions(self.groups, F @ self.delta, F @ self.P, F.abs() @ self.error, stretched=True)
+
+    def improve(self, mu: Tensor, steps: int, each: bool, target: Tensor | None = None) -> Tensor:
+        """Better multipliers for the mean of log S_ii (`each`), or else for the largest eigenvalue of S.
+
+        `steps` steps at most. Ends where the bounds are below their targets, or seen to stay far above.
+        """
+        if len(mu) == 0:
+            return mu
+        NN = self.NN_diagonal if each else self.NN
+        found = improve(self.groups, Wanted(self.P, self.NQ, NN, target), mu, steps)
+        for part in (0.0, 0.01, 0.1, 0.5):
+            mixed = found + part * (mu - found) if part else found  # the feasible multipliers are a convex set
+            if self.groups.factor(mixed, len(self.delta)) is not None:
+                return mixed
+        return mu
