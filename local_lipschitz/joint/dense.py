@@ -17,9 +17,9 @@ from ..layers.graph import Graph
 from ..norms.lanczos import Operator
 from ..norms.spectral_norm import lanczos_norms
 from .certificate import FEW, Random, output_tails
+from .free_memory import free_memory
 from .functions import Functions, rows
 from .groups import CANCELLED, RESULT_SLACK, TAU, Groups, least_mu
-from .free_memory import free_memory
 from .krylov import BASIS, SMALL_OUTPUT
 from .passes import ROUGH, ROUNDS
 

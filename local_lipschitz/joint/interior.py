@@ -1,10 +1,10 @@
-"""Better multipliers with the rows at hand: an interior-point method in two kinds of step (docs/joint_bound.md, section 4).
+"""Better multipliers with the rows at hand: an interior-point method in two kinds of step.
 
-The objective is the log of a p-norm of S's eigenvalues, or the mean of log S_ii, plus the barrier −τ log det(W scaled to
-unit diagonal μ), for falling τ and growing p. Its derivatives in log μ are differences of two positive parts, each about
-as large as the curvature that a group has by itself. So quasi-Newton steps that start from these parts, one Cholesky
-factorisation and the diagonals of two inverses each, come close in single precision. Newton steps are ten times as dear
-and pay where the groups are few, or where the largest eigenvalue is wanted to the last per mille.
+The objective is the log of a p-norm of S's eigenvalues, or the mean of log S_ii, plus the barrier −τ log det(W scaled
+to unit diagonal μ), for falling τ and growing p. Its derivatives in log μ are differences of two positive parts, which
+together are about the curvature that a group has by itself. So quasi-Newton steps that start from these parts, one
+Cholesky factorisation and the diagonals of two inverses each, come close in single precision. Newton steps are ten
+times as dear and pay where the groups are few (docs/joint_bound.md, section 4).
 
 Nothing here is a bound: functions.py proves one for whatever multipliers are found.
 """

@@ -120,7 +120,7 @@ def test_borders_are_proven_like_whole_matrices():
     own, cross = gram[30, 30], gram[30, :30]
     least = float(own + cross @ torch.linalg.solve(torch.diag(mu) - gram[:30, :30], cross))
     rows = torch.stack([cross, cross, 1e100 * cross, 0 * cross]), torch.stack([own, own, 1e200 * own, 0 * own])
-    gamma = torch.tensor([least * (1 + 1e-9), least * (1 - 1e-9), 1e200 * least * (1 + 1e-9), 0.0]).double()
+    gamma = least * torch.tensor([1 + 1e-9, 1 - 1e-9, 1e200 * (1 + 1e-9), 0.0], dtype=torch.float64)
     assert are_proven(gram[:30, :30], mu, rows, gamma, 40).tolist() == [True, False, True, True]
     alone = []
     for b, c, g in list(zip(*rows, gamma, strict=True))[:3]:
