@@ -1,6 +1,7 @@
 """The uncertain groups with their rows [Q T] at hand, and the matrix W of their multipliers.
 
-docs/joint_bound.md, section 3. Rounding (section 6): each row has its proven error, |v_g − ṽ_g| ≤ ε_g‖δ‖; `slack` covers the algebra.
+Rounding: each row has its proven error, |v_g − ṽ_g| ≤ ε_g‖δ‖; `slack` covers the algebra (docs/joint_bound.md,
+sections 3 and 6).
 """
 
 from __future__ import annotations
