@@ -28,7 +28,7 @@ def proven_with_border(matrix: Tensor, borders: Tensor, corners: Tensor) -> Tens
     Their factorisations have the first N rows in common; the last row takes one triangular solve.
     """
     diagonal = matrix.diagonal()
-    shift = _shift(torch.cat([diagonal, torch.ones_like(diagonal[:1])]))
+    shift = _shift(torch.cat([diagonal, diagonal.new_ones(1)]))
     L, info = torch.linalg.cholesky_ex(matrix - torch.diag(shift.expand_as(diagonal)))
     if int(info) or not bool(torch.isfinite(shift)) or not bool((diagonal > 0).all()):
         return torch.zeros_like(corners, dtype=torch.bool)

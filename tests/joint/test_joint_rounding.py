@@ -128,6 +128,8 @@ def test_borders_are_proven_like_whole_matrices():
         alone.append(is_proven(whole, torch.cat([mu, g[None]]), 40))
     assert alone == [True, False, True]
     assert not are_proven(gram[:30, :30], 0.9 * mu, rows, 1e9 * gamma, 40)[:3].any()
+    nothing, one = gram[:0, :0], torch.tensor([1 + 1e-9, 1 - 1e-9], dtype=torch.float64)
+    assert are_proven(nothing, mu[:0], (gram[:2, :0], torch.ones(2).double()), one, 40).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("seed", range(6))
