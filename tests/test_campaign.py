@@ -63,8 +63,8 @@ def test_no_violation_with_smooth_activations(part):
 
 
 @pytest.mark.parametrize("name", ["local_bound", "global_bound", "joint_bound"])
-@pytest.mark.parametrize("module", [campaign, campaign_smooth])
-def test_a_bound_that_is_too_small_is_found(module, name, monkeypatch):
+@pytest.mark.parametrize(("module", "first"), [(campaign, 3_000_018), (campaign_smooth, 3_001_086)])
+def test_a_bound_that_is_too_small_is_found(module, first, name, monkeypatch):
     """Each bound made a millionth too small: some case must show it, and exact arithmetic confirm it."""
     honest = getattr(module, name)
 
@@ -74,6 +74,6 @@ def test_a_bound_that_is_too_small_is_found(module, name, monkeypatch):
         return bound
 
     monkeypatch.setattr(module, name, too_small)
-    found = next((o for o in map(module.run_case, range(3_000_018, 3_000_200, 3)) if o.violations), None)
+    found = next((o for o in map(module.run_case, range(first, first + 60, 3)) if o.violations), None)
     assert found is not None
     assert name in found.violations[0] and name in campaign.report([found])
