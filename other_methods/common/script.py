@@ -159,7 +159,8 @@ def limited(seconds: float, function: Callable[..., Any], *args: Any, **kwargs: 
     except EOFError:
         process.join()
         code = process.exitcode
-        raise RuntimeError(f"the process ended without a result (exit code {code}); out of memory?") from None
+        why = "; out of memory?" if code == -signal.SIGKILL else ""
+        raise RuntimeError(f"the process ended without a result (exit code {code}){why}") from None
     finally:
         process.kill()
         process.join()
