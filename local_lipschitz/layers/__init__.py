@@ -10,6 +10,7 @@ activations.py: elementwise functions by their anchored secant slopes.
 smooth_activations.py: the same of smooth ones, convex or concave between known points.
 smooth_functions.py, gated_functions.py: their values, slopes and averages, without cancellation.
 max_pooling.py: max pooling by its windows.
+changes.py: how far outputs move from x0 to x0 + δ, with a proven error.
 short_sums.py: long float32 sums in blocks.
 rounding.py: what rounding may have changed in nominal values and pulled-back rows.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,6 +37,13 @@ class MaxPool:
         y0_there = y0.expand_as(dy).flatten(2).gather(2, at)
         change = (y0_there - self.apply(y0).flatten(2)) + dy.flatten(2).gather(2, at)
         return change.reshape(winner.shape)
+
+    def lead(self, y: Tensor) -> Tensor:
+        """By how much the largest element of each window leads, (B, *out_shape); inf where it is alone."""
+        index = F.pad(self.windows.to(y.device), (0, 1), value=-1)  # at least two
+        values = torch.where(index >= 0, y.flatten(2)[..., index.clamp(min=0)], -math.inf)
+        first, second = values.topk(2, -1).values.unbind(-1)
+        return (first - second).reshape(*y.shape[:2], *self.out_shape[1:])
 
     @property
     def _arguments(self) -> tuple:

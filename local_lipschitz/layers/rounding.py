@@ -83,11 +83,11 @@ def logits(graph: Graph, x: Tensor) -> tuple[Tensor, Tensor]:
         if stage.reader is not None:
             name, op = stage.nonlinear
             values[name] = op.apply(y)
-            offs[name] = _passed_on(op, y, off) + apply_rounding(op, y)
+            offs[name] = passed_on(op, y, off) + apply_rounding(op, y)
     return y.flatten(1), off.flatten(1)
 
 
-def _passed_on(op: Activation | MaxPool, y: Tensor, off: Tensor) -> Tensor:
+def passed_on(op: Activation | MaxPool, y: Tensor, off: Tensor) -> Tensor:
     """|φ(y') − φ(y)| for |y' − y| ≤ off, at most."""
     if isinstance(op, MaxPool):
         return op.apply(off)

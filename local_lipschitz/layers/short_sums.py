@@ -65,20 +65,27 @@ class ShortConvolution(ShortSums):
     inner: Convolution
 
     def apply(self, x: Tensor) -> Tensor:
-        return total(part.apply(piece) for part, piece in self._parts(x, 1))
+        pieces = x.split(self._in_block(1), 1)
+        return total(part.apply(piece) for part, piece in zip(self._columns, pieces, strict=True))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return total(part.adjoint(piece) for part, piece in self._parts(y, 0))
+        pieces = y.split(self._in_block(0), 1)
+        return total(part.adjoint(piece) for part, piece in zip(self._rows, pieces, strict=True))
 
     @property
     def terms(self) -> int:
         return max(self._in_block(axis) * each + self._blocks(axis) for axis, each in enumerate(self._each))
 
-    def _parts(self, x: Tensor, axis: int) -> list[tuple[Convolution, Tensor]]:
-        """Maps of some of the channels, with these channels of x; axis: of the weight, 1 for apply, 0 for adjoint."""
-        n = self._in_block(axis)
-        weights = self.inner.weight.split(n, axis)
-        return [(replace(self.inner, weight=w), piece) for w, piece in zip(weights, x.split(n, 1), strict=True)]
+    @cached_property
+    def _columns(self) -> list[Convolution]:
+        """Maps of some of the input channels, each with its weight in one piece of memory."""
+        weights = self.inner.weight.split(self._in_block(1), 1)
+        return [replace(self.inner, weight=w.clone()) for w in weights]
+
+    @cached_property
+    def _rows(self) -> list[Convolution]:
+        """Maps to some of the output channels."""
+        return [replace(self.inner, weight=w) for w in self.inner.weight.split(self._in_block(0), 0)]
 
     @property
     def _each(self) -> tuple[int, int]:

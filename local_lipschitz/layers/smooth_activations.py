@@ -88,7 +88,7 @@ class Smooth(Activation):
         off = torch.zeros_like(h) if off is None else off.expand_as(h)
         way = (h + off).clamp(max=FARTHEST)  # reaches all that any of the anchors reaches
         flat_y0, flat_way = y0.flatten(), torch.where(h > 0, way, 1.0).flatten()
-        wider = self._moved(y0, way, off)
+        wider = self.moved(y0, way, off)
         low, high = self.slope_range(y0)
 
         def side(side: float) -> Interval:
@@ -98,7 +98,7 @@ class Smooth(Activation):
 
         return side(-1.0), side(1.0)
 
-    def _moved(self, y0: Tensor, way: Tensor, off: Tensor) -> Tensor:
+    def moved(self, y0: Tensor, way: Tensor, off: Tensor) -> Tensor:
         """By how much a secant slope may change when its anchor moves by `off`, its end staying where it is.
 
         It is the average of φ' over the way, whose points move by off/2 on average; beyond a kink that is met, at most
