@@ -29,6 +29,7 @@ SHRINK = 0.5  # of τ, once t rises by less than SLOW of what τ costs
 SLOW = 0.1
 LENGTHS = (0.9, 0.6, 0.35, 0.2, 0.1, 0.05)  # of the way to the boundary
 RIDGE = 1e-13
+STEP = 8.0  # about how many times as long as one point a step takes, before one was seen
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ def climb(relaxation: Relaxation, c: Tensor, mu: Tensor, goal: Goal) -> Climbed 
     G, mu = relaxation.kinks, mu.clone()
     signed = relaxation.signed()
     mu[:, 2 + G :] = mu[:, 2 + G :].clamp(min=FLOOR * float(mu[0, 1]) * max(1, G) ** -0.5)
+    began = time.monotonic()
     now = point(relaxation, c, mu)
     if now is None:
         return None
-    size = relaxation.size + int(signed.sum())
+    size, took = relaxation.size + int(signed.sum()), STEP * (time.monotonic() - began)
     tau = FIRST * abs(float(c[0, 0] - now.t)) / size
-    best, steps, primal, took = now, 0, math.inf, 0.0
+    best, steps, primal = now, 0, math.inf
     while steps < goal.steps and float(best.t) <= float(goal.target[0]):
         began = time.monotonic()
         if began + took > goal.deadline:
@@ -66,6 +68,8 @@ def climb(relaxation: Relaxation, c: Tensor, mu: Tensor, goal: Goal) -> Climbed 
             primal = float(now.t) + tau * (size + decrement * math.sqrt(size))
             if primal - float(best.t) <= float(goal.gap[0]) or primal < float(goal.target[0]) < math.inf:
                 break
+        if tau * size < 0.1 * float(goal.gap[0]):  # what is left does not lie on the central path
+            break
         if rise < SLOW * tau * size:
             tau *= SHRINK
     X = torch.outer(now.xi, now.xi)

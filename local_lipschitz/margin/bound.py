@@ -29,7 +29,6 @@ from .start import from_product, starts
 ROWS = 6000  # kinks whose rows are formed
 DENSE = 4500  # kinks of which a matrix of all multipliers' terms is factorised
 SMALL = 3e7  # rows times the cube of the size, from which on ends are not refined by the certificate
-ENDS = 1e-2  # the relative accuracy of these
 UP = 1e-14  # outward, for a few operations
 
 
@@ -155,6 +154,8 @@ class Job:
 
     def __call__(self, x0: Tensor, eps: float, C: Tensor, product: dict[str, Source], fall: Tensor) -> Result:
         """For x0 (1, *shape) and functions C (K, m), of which the product bound knows `fall` (K,)."""
+        if self.box is not None:  # what holds on the whole ball holds on a part of it
+            whole = replace(self, box=None)(x0, eps, C, product, fall)
         try:
             local = local_network(self.graph, x0, Region(eps, self.box), C, product, by_certificate, Limit(ROWS))
         except NotDense as error:
@@ -166,6 +167,8 @@ class Job:
         nominal, high = local.functions.y0 - off, local.functions.y0 + off
         cheap = fallen(nominal, fall, eps)
         lines = torch.maximum(cheap, local.kinks.lines(local.functions).lower)
+        if self.box is not None:
+            lines = torch.maximum(lines, whole.values[0])
         if len(local.kinks) > DENSE:
             status = f"joint bound or lines: {len(local.kinks)} kinks may bend, {DENSE} are what dense algebra takes"
             return Result((lines, nominal, lines, high), local.uncertain, 0, status)
@@ -189,14 +192,14 @@ class Job:
 
 
 def by_certificate(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
-    """Better ends of some rows: by the multipliers of the product, and where that is cheap by each row's own."""
+    """Better ends of some rows: by the multipliers of the product, where that is cheap with each row's own scales."""
     low, high = by_shares(kinks, rows, ends)
     at = ((low < 0) & (high > 0)).nonzero()[:, 0]
     if len(kinks) == 0 or len(at) == 0 or len(at) * (len(kinks) + len(at)) ** 3 > SMALL:
         return low, high
     both = Rows.join(rows.pick(at), -rows.pick(at))
     ball = scaled(kinks, both)
-    solved = solve_all(ball, starts(kinks, both), Wanted(torch.full_like(both.y0, torch.inf), ENDS, 12))
+    solved = solve_all(ball, starts(kinks, both), Wanted(torch.full_like(both.y0, torch.inf), 1.0, steps=0))
     return _closer((low, high), at, proven(ball, solved))
 
 
