@@ -35,7 +35,8 @@ STYLES = {name: {**certificate.style, "linestyle": "-"} for name, certificate in
 def read_curves(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], bool]:
     """(ε, value) of every result file there is, finished or not; and whether the weights were random ones.
 
-    What is found within a ball lies within every larger one: lower bounds are drawn as their running maximum.
+    What is found within a ball lies within every larger one, and what bounds a larger one bounds it: lower bounds are
+    drawn as their running maximum from the left, upper bounds as their running minimum from the right.
     """
     curves, random_weights = {}, False
     for name in STYLES:
@@ -45,7 +46,8 @@ def read_curves(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]],
         arrays, settings = results.load(path)
         known = np.isfinite(arrays["value"])
         value = arrays["value"][known]
-        curves[name] = arrays["eps"][known], np.maximum.accumulate(value) if name in LOWER else value
+        running = np.maximum.accumulate(value) if name in LOWER else np.minimum.accumulate(value[::-1])[::-1]
+        curves[name] = arrays["eps"][known], running
         random_weights |= settings["random_weights"]
     if not curves:
         raise ValueError(f"no results in {folder}; run calculate_bounds.py first")

@@ -27,7 +27,7 @@ ALONE = 200  # effort from which each output gets multipliers of its own: about 
 SHARE = 0.5  # of the free memory,
 HELD, HELD_ROWS = 10, 3  # for so many matrices of the size of all groups, and copies of their Q, at once
 CUBE = {"cpu": 2.5e11, "cuda": 1e13}  # (groups)³ that take no more than a second or so to factorise
-COMMON, LEAST_STEPS = 2000, 3  # groups from which fewer steps are taken, since each is dearer; and how few
+DEAR, LEAST_STEPS = 3000, 3  # groups from which fewer steps are taken, since each is dearer; and how few
 WORK = 2e12  # multiplications spent on rows, or
 ROWS = 600  # times those of the operator
 TUNED = 256  # functions that stand for all those of a layer when its multipliers are tuned
@@ -58,7 +58,7 @@ class DenseGroups(Groups):
 
     def _affordable(self, steps: int) -> int:
         """Fewer steps where each takes longer."""
-        return max(min(steps, LEAST_STEPS), round(steps * min(1.0, COMMON / max(1, len(self.mu))) ** 2))
+        return max(min(steps, LEAST_STEPS), round(steps * min(1.0, DEAR / max(1, len(self.mu))) ** 5))
 
     def add(self, found: Functions, kept: Tensor, elements: Elements) -> None:
         """μ ∝ S_gg for the new groups, twice what makes W positive definite."""

@@ -51,7 +51,7 @@ class Wanted:
 def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int) -> Tensor:
     """Better multipliers μ; `steps` steps at most. Ends where targets are reached, or seen to be out of reach."""
     rough = Interior(groups, wanted, mu, torch.float64 if len(mu) <= SINGLE else torch.float32)
-    exact = rough if rough.dtype is torch.float64 else Interior(groups, wanted, mu, torch.float64)
+    start = mu
     for stage, (p, scaled_tau) in enumerate(STAGES):
         if steps <= 1:
             break
@@ -60,6 +60,7 @@ def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int) -> Tensor:
             share = max(FEWEST, steps // 2) if stage + 1 < len(STAGES) else steps
             mu, used, point = descend(partial(rough.point, p=p, tau=tau), mu, min(steps, share))
         else:
+            exact = rough if rough.dtype is torch.float64 else Interior(groups, wanted, start, torch.float64)
             mu, used, point = newton(partial(exact.point, p=p, tau=tau, second=True), mu, steps, 0.1 * scaled_tau)
         steps -= used
         if point is None or point.enough:

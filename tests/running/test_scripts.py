@@ -13,7 +13,7 @@ import networks.mnist
 from script_tools import results
 
 SWEEP = ("--network", "tiny", "--points", "6", "--samples", "3000")
-METHODS = ("random", "gradient", "global", "local")  # at every ε; the joint bound at every fifth
+METHODS = ("random", "gradient", "global", "local")  # at every ε; the joint bound at every third
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_lower_bounds_lie_below_upper_bounds(swept):
     assert (curves["random"] <= curves["local"]).all() and (curves["gradient"] <= curves["local"]).all()
     assert (curves["local"] <= curves["global"]).all()
     joint = values(swept, "joint")
-    assert len(joint) == 2 and (joint <= curves["local"][::5]).all() and (joint >= curves["gradient"][::5]).all()
+    assert len(joint) == 2 and (joint <= curves["local"][::3]).all() and (joint >= curves["gradient"][::3]).all()
     assert curves["global"][0] == pytest.approx(9.101114, abs=1e-5)
     assert curves["gradient"] == pytest.approx(curves["local"], rel=1e-4)  # one layer: the bound is attained
 
