@@ -36,7 +36,7 @@ from exact import change, evaluate, exceeds, vector, within
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from local_lipschitz import global_bound, joint_bound, local_bound
+from local_lipschitz import global_bound, joint_bound, local_bound, margin_bound
 from local_lipschitz.layers.graph import Graph
 from local_lipschitz.layers.linear_maps import size
 from local_lipschitz.lower_bounds import ball_samples, quotients
@@ -48,6 +48,8 @@ CLOSE = 1e-3  # slack under which exact arithmetic decides
 INSIDE = 1.0 - 1e-12  # so that rounding never puts a point outside its ball
 JOINT_EVERY, LARGE_JOINT_EVERY, RADIUS_EVERY = 3, 150, 5
 SMALL = 250  # activations, up to which joint bounds take little time
+TINY, MARGIN_EVERY = 60, 20  # and margin bounds
+ORDER = 2e-3  # the tolerance of margin bounds
 
 
 @dataclass
@@ -72,7 +74,10 @@ def run_case(seed: int) -> Outcome:
     local = local_bound(case.net, case.x0, case.eps, seed=seed).value.tolist()
     anywhere = float(global_bound(case.net, case.x0[:1], seed=seed))
     uppers = [{"local": value, "global": anywhere} for value in local]
-    small = sum(size(layer.shape) for layer in graph64.layers if not layer.is_linear) <= SMALL
+    activations = sum(size(layer.shape) for layer in graph64.layers if not layer.is_linear)
+    small = activations <= SMALL
+    if activations <= TINY and seed % MARGIN_EVERY == 0:
+        check_order(outcome, case, size(graph64.out_shape))
     if seed % JOINT_EVERY == 0 and (small or seed % LARGE_JOINT_EVERY == 0):
         effort = 40 if small and seed % 10 == 0 else 2
         uppers[0]["joint"] = float(joint_bound(case.net, case.x0[:1], case.eps[:1], effort=effort, seed=seed))
@@ -87,6 +92,19 @@ def run_case(seed: int) -> Outcome:
     if seed % RADIUS_EVERY == 0 and graph64.out_shape[0] > 1:
         check_radius(outcome, case, graph64, joint_bound if small and seed % 50 == 0 else local_bound)
     return outcome
+
+
+def check_order(outcome: Outcome, case: Case, m: int) -> None:
+    """margin ≥ joint ≥ product, as lower bounds of outputs: how fast they fall, where that is more than rounding."""
+    C, eps, net = torch.eye(m, dtype=torch.float64)[:2], case.eps[:1], case.net
+    product, joint = (f(net, case.x0[:1], eps, outputs=C, seed=outcome.seed).fall for f in (local_bound, joint_bound))
+    margin = margin_bound(net, case.x0[:1], eps, outputs=C, seed=outcome.seed)
+    assert product is not None and joint is not None
+    if bool((joint > product * (1.0 + 1e-12)).any()):
+        outcome.violations.append(f"joint_bound: {joint.tolist()} is above {product.tolist()}")
+    seen = (eps[:, None] > 1e-6) & (joint > 1e-200) & (eps[:, None] * joint > 1e-3 * margin.nominal.abs())
+    if bool((seen & (margin.fall > joint * (1.0 + ORDER))).any()):
+        outcome.violations.append(f"margin_bound: {margin.fall.tolist()} is above {joint.tolist()}")
 
 
 def search(net: nn.Module, graph: Graph, x0: Tensor, eps: float, generator: torch.Generator) -> tuple[Tensor, float]:
