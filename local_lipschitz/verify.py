@@ -29,6 +29,7 @@ from .product.stage_norms import StageNorms
 from .reading.read import read
 
 NODES = 100_000
+LARGE = 4500  # kinks up to which the margin certificate is worth its time and memory
 BRANCHED = 1200  # the size of a relaxation up to which there is time for more than a few nodes
 SHORT = 20  # steps of the joint bound, where there are too many kinks for the margin certificate
 
@@ -177,7 +178,8 @@ class _Input:
             return
         if len(local.kinks) > DENSE:
             self._joint(deadline)
-        else:
+        if len(local.kinks) <= LARGE and bool(self.open.any()) and time.monotonic() < deadline:
+            self.stage = "margin"
             self._margin(local, deadline)
 
     def _joint(self, deadline: float) -> None:

@@ -27,7 +27,7 @@ from .solve import Wanted, proven, solve_all
 from .start import from_product, starts
 
 ROWS = 6000  # kinks whose rows are formed
-DENSE = 4500  # kinks of which a matrix of all multipliers' terms is factorised
+DENSE = 1500  # kinks whose multipliers are improved without a limit of time
 SMALL = 3e7  # rows times the cube of the size, from which on ends are not refined by the certificate
 UP = 1e-14  # outward, for a few operations
 
