@@ -61,7 +61,8 @@ def certified_shares(ball: Ball, mu: Tensor) -> Tensor:
     value = c[:, 0] + scale * M[0, 0] + (y * (r + b)).sum(0)
     off = gamma_n(N + 8) * (c[:, 0].abs() + scale * M[0, 0].abs() + y_size * (r_size + b_size))
     lost = 2.0 * r_size * away + scale * (sigma * away.square() + entries * largest + _slack(ball, mu))
-    return value - UP * (lost + off + 4.0 * r_off * y_size + ball.function_error)
+    proven = value - UP * (lost + off + 4.0 * r_off * y_size + ball.function_error)
+    return torch.where(proven.isfinite(), proven, -math.inf)  # multipliers may be infinite
 
 
 def _size(ball: Ball, mu: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from local_lipschitz.margin.ball import Ball, scaled
-from local_lipschitz.margin.certificate import certified
+from local_lipschitz.margin.barrier import climb
+from local_lipschitz.margin.certificate import certified, certified_shares
+from local_lipschitz.margin.interior_point import Goal
 from local_lipschitz.margin.kinks import KinkRows, Rows
 from local_lipschitz.margin.solve import Wanted, solve_all
 from local_lipschitz.margin.start import starts
@@ -34,9 +36,9 @@ def small_ball(seed: int) -> tuple[Ball, Tensor]:
     return ball, solved.mu
 
 
-def exact_matrix(ball: Ball, mu: Tensor, t: float) -> list[list[Fraction]]:
-    """Z from its definition, term by term."""
-    relaxation, k = ball.relaxation, ball.relaxation.span
+def exact_matrix(ball: Ball, mu: Tensor, t: float, k: int = 0) -> list[list[Fraction]]:
+    """Z of function k from its definition, term by term."""
+    relaxation, span = ball.relaxation, ball.relaxation.span
     N, G = relaxation.size, relaxation.kinks
     Z = [[Fraction(0)] * N for _ in range(N)]
     rows = [[Fraction(v) for v in row] for row in relaxation.rows[0].tolist()]
@@ -48,12 +50,12 @@ def exact_matrix(ball: Ball, mu: Tensor, t: float) -> list[list[Fraction]]:
                 Z[i][j] += Fraction(weight) * (a[i] * b[j] + b[i] * a[j]) / 2
 
     values = mu[0].tolist()
-    add(1, [Fraction(v) for v in ball.functions[0].tolist()], unit[0])
+    add(1, [Fraction(v) for v in ball.functions[k].tolist()], unit[0])
     add(-Fraction(t) - Fraction(values[1]), unit[0], unit[0])
-    for j in range(1, 1 + k):
+    for j in range(1, 1 + span):
         add(values[1], unit[j], unit[j])
     for g in range(G):
-        p, n = unit[1 + k + g], rows[g]
+        p, n = unit[1 + span + g], rows[g]
         add(values[2 + g], p, n)
         add(values[2 + G + g], p, [a - b for a, b in zip(p, unit[0], strict=True)])
         add(values[2 + 2 * G + g], n, [a - b for a, b in zip(n, unit[0], strict=True)])
@@ -96,3 +98,45 @@ def test_errors_of_rows_are_taken_off():
     rows, functions = {"row_error": ball.row_error + 1e-3}, {"function_error": ball.function_error + 1e-3}
     for change in (rows, functions, {"excess": 1e-3}):
         assert float(certified(replace(ball, **change), 0, mu)) < float(certified(ball, 0, mu)) - 1e-5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_factorisation_proves_all_functions_in_exact_arithmetic(seed):
+    ball, _ = small_ball(seed)
+    c, mu = ball.functions, plain_multipliers(ball)
+    ball = replace(ball, functions=torch.cat([c, -c, 1e-6 * c, c.flip(1)]), function_error=torch.zeros(4).double())
+    scale, t = ball.relaxation.shares(mu, ball.functions)
+    proven = certified_shares(ball, mu)
+    assert bool((proven <= t).all()) and bool((t - proven <= 1e-9 * (1.0 + t.abs())).all())
+    for k in range(4):
+        assert is_positive(exact_matrix(ball, scale[k] * mu, float(proven[k]), k))
+        assert not is_positive(exact_matrix(ball, scale[k] * mu, float(t[k] + 1e-9 * (1.0 + t[k].abs())), k))
+
+
+@pytest.mark.parametrize("number", [torch.inf, torch.nan, 1e300])
+def test_multipliers_without_numbers_prove_nothing_by_one_factorisation_either(number):
+    ball, mu = small_ball(0)
+    for i in range(1, mu.shape[1]):
+        wild = mu.clone()
+        wild[0, i] = number
+        proven = certified_shares(ball, wild)
+        assert not bool(proven.isnan().any()) and bool((proven <= ball.functions[:, 0]).all())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_barrier_method_finds_what_the_primal_dual_one_finds(seed):
+    ball, mu = small_ball(seed)
+    t, gap = float(mu[0, 0]), 1e-7
+    goal = Goal(200, torch.full((1,), gap).double(), torch.full((1,), torch.inf).double())
+    found = climb(ball.relaxation, ball.functions, plain_multipliers(ball), goal)
+    assert found is not None
+    size = 1.0 + abs(t)
+    assert float(found.point.t) == pytest.approx(t, abs=1e-4 * size) and found.primal >= t - 1e-6 * size
+    assert float(certified(ball, 0, found.point.mu)) <= t + 1e-6 * size
+
+
+def plain_multipliers(ball: Ball) -> Tensor:
+    """Plain multipliers of these kinks, which have no network."""
+    mu = ball.functions.new_zeros(1, ball.relaxation.multipliers)
+    mu[:, 1], mu[:, 2 + ball.relaxation.kinks :] = 1.0, 0.5
+    return mu
