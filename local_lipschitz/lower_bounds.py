@@ -40,13 +40,13 @@ def random_lower_bound(
     best = []
     for anchor, radius in zip(x0.expand(eps.shape[0], *x0.shape[1:]).split(1), eps, strict=True):
         f0 = net(anchor)
-        found = torch.zeros((), dtype=torch.float64, device=x0.device)
+        promising = []
         for start in range(0, samples, batch):
             delta = ball_samples(anchor, radius, min(batch, samples - start), generator)
             rough = _norm(net(anchor + delta) - f0) / _norm(delta)
-            promising = delta[rough.topk(min(KEEP, len(delta))).indices]
-            found = torch.maximum(found, quotients(graph, anchor, promising).amax())
-        best.append(found)
+            promising.append(delta[rough.topk(min(KEEP, len(delta))).indices])
+        found = [quotients(graph, anchor, part).amax() for part in torch.cat(promising).split(batch)]
+        best.append(torch.stack(found).amax())
     return torch.stack(best)
 
 
