@@ -51,7 +51,10 @@ def div(x: Operand, other: Operand, rounding_mode: str | None = None) -> Traced:
             f"a division by zero ({int((c == 0).sum())} of its {c.numel()} divisors); is it the standard deviation of "
             "a constant feature? Leave that out, or divide it by 1"
         )
-    return mul(x, 1.0 / c)
+    if x.device.type != "cpu" and c.dim() == 0:  # there torch multiplies by the rounded reciprocal of a number
+        return mul(x, 1.0 / c)
+    x, c = aligned(x, other)
+    return x.then(Diagonal(x.unbatched, x.unbatched, 1.0 / c.double()))
 
 
 def neg(x: Traced) -> Traced:

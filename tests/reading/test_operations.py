@@ -191,3 +191,15 @@ def test_max_pooling_in_any_number_of_dimensions():
     assert torch.equal(elements[..., layer.op.windows].amax(-1), pool(x0).flatten(2))
     delta = torch.randn(4, *x0.shape[1:]).double()
     torch.testing.assert_close(layer.op.difference(x0, delta), pool(x0 + delta) - pool(x0))
+
+
+def test_a_quotient_is_not_a_product_with_a_rounded_reciprocal():
+    """x/6 in float32 is the number next to the quotient: with a sixth in float32 kinks after it would lie elsewhere."""
+
+    class Sixth(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x / 6)
+
+    graph = read(Sixth().eval(), torch.ones(1, 2))
+    (scale,) = [float(layer.op.scale) for layer in graph.layers if hasattr(layer.op, "scale")]
+    assert scale == 1.0 / 6.0
