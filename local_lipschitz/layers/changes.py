@@ -15,25 +15,21 @@ from .activations import Activation, PiecewiseLinear
 from .graph import Graph
 from .layer import INPUT
 from .max_pooling import MaxPool
-from .rounding import PIECES, apply_rounding, passed_on, roundings, sizes
+from .rounding import PIECES, nominal, roundings
 from .smooth_activations import FARTHEST, Smooth
 
 
 def change(graph: Graph, x0: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """(f(x0 + δ) − f(x0), how far each element of it may be off) for x0 (1, *in_shape), δ (N, *in_shape), float64."""
-    values, offs = {INPUT: x0}, {INPUT: torch.zeros_like(x0)}
     changes, errors = {INPUT: delta}, {INPUT: torch.zeros_like(delta)}
-    for stage in graph.stages:
+    for stage, y0, off in nominal(graph, x0):
         names, unit = stage.sources, of_computed(roundings(stage))
-        y0 = stage.affine({name: values[name] for name in names})
-        off = sizes(stage, {name: offs[name] + unit * values[name].abs() for name in names}, unit) * (1.0 + unit)
         dy = stage.to(delta.dtype).apply({name: changes[name] for name in names})
         inherited = {name: errors[name] + unit * changes[name].abs() for name in names}
         e = stage.apply(inherited, Tensor.abs_).clamp(min=0.0) * (1.0 + unit) + UNDERFLOW
         if stage.reader is None:
             return dy, e
         name, op = stage.nonlinear
-        values[name], offs[name] = op.apply(y0), passed_on(op, y0, off) + apply_rounding(op, y0)
         changes[name] = op.difference(y0, dy)
         errors[name] = _of_pooling(op, y0, dy, off, e) if isinstance(op, MaxPool) else _of(op, y0, dy, off, e)
     raise AssertionError("the last stage has no reader")

@@ -7,7 +7,8 @@ taken over y0 ± off. Nothing here is sampled: every sum of n terms counts with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -68,8 +69,8 @@ def apply_rounding(op: Activation | MaxPool, y: Tensor) -> Tensor | float:
     return gamma_n(PIECES) * (op.apply(y).abs() + op.steepest_slope(y) * y.abs())
 
 
-def logits(graph: Graph, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(y, off): the outputs (B, m) at x, computed in float64, and how far each may be from the exact one.
+def nominal(graph: Graph, x: Tensor) -> Iterator[tuple[Stage, Tensor, Tensor]]:
+    """(stage, y, off) of every stage: what it gives at x, in float64, and how far that may be from the exact value.
 
     What a stage reads is within `off` of its exact value, and so is what it gives, with off ← |A| off + γ_N(|A||x| +
     |b|); an activation passes on off times its steepest slope within y0 ± off.
@@ -80,14 +81,20 @@ def logits(graph: Graph, x: Tensor) -> tuple[Tensor, Tensor]:
         unit = of_computed(roundings(stage))
         reads = {name: offs[name] + unit * values[name].abs() for name in stage.sources}
         off = sizes(stage, reads, unit) * (1.0 + unit)
+        yield stage, y, off
         if stage.reader is not None:
             name, op = stage.nonlinear
             values[name] = op.apply(y)
-            offs[name] = passed_on(op, y, off) + apply_rounding(op, y)
+            offs[name] = _passed_on(op, y, off) + apply_rounding(op, y)
+
+
+def logits(graph: Graph, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(y, off): the outputs (B, m) at x, computed in float64, and how far each may be from the exact one."""
+    ((_, y, off),) = deque(nominal(graph, x), maxlen=1)  # the last stage
     return y.flatten(1), off.flatten(1)
 
 
-def passed_on(op: Activation | MaxPool, y: Tensor, off: Tensor) -> Tensor:
+def _passed_on(op: Activation | MaxPool, y: Tensor, off: Tensor) -> Tensor:
     """|φ(y') − φ(y)| for |y' − y| ≤ off, at most."""
     if isinstance(op, MaxPool):
         return op.apply(off)

@@ -65,7 +65,6 @@ def branch(
     while heap and nodes < limit and time.monotonic() < deadline:
         parents = [heapq.heappop(heap)[2] for _ in range(min(width, len(heap)))]
         families = [split(parent) for parent in parents]
-        children = [child for family in families for child in family]
         if not all(families):  # every sign is fixed: nothing is left to split, and the whole is no better than a part
             heap += [(parent.lower, next(order), parent) for parent in parents]
             break

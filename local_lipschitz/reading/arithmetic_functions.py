@@ -45,16 +45,16 @@ def mul(x: Operand, other: Operand) -> Traced:
 def div(x: Operand, other: Operand, rounding_mode: str | None = None) -> Traced:
     if is_traced(other) or rounding_mode is not None:
         raise UnsupportedLayerError("a division by a layer, or a rounded one, is not piecewise linear")
-    c = constant(other, x).double()
+    x, c = aligned(x, other)
     if bool((c == 0).any()):
         raise ValueError(
             f"a division by zero ({int((c == 0).sum())} of its {c.numel()} divisors); is it the standard deviation of "
             "a constant feature? Leave that out, or divide it by 1"
         )
-    if x.device.type != "cpu" and c.dim() == 0:  # there torch multiplies by the rounded reciprocal of a number
-        return mul(x, 1.0 / c)
-    x, c = aligned(x, other)
-    return x.then(Diagonal(x.unbatched, x.unbatched, 1.0 / c.double()))
+    factor = 1.0 / c.double()
+    if c.dim() == 0 and x.device.type != "cpu":  # there torch multiplies by the rounded reciprocal of a number
+        factor = constant(factor, x)
+    return x.then(Diagonal(x.unbatched, x.unbatched, factor))
 
 
 def neg(x: Traced) -> Traced:
