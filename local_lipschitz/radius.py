@@ -114,7 +114,7 @@ def _logits(graph: Graph, x0: Tensor, options: dict[str, Any]) -> tuple[Tensor, 
     vague = (off.amax(1) > VAGUE * (top[:, 0] - top[:, -1])).nonzero()[:, 0]
     if len(vague) and len(graph.stages) > 1:
         probability, seed = options.get("failure_probability", 1e-9), _seed(options.get("seed", 0), logits, 0)
-        norms = StageNorms(x0.dtype, graph.norm_count, options.get("tolerance", 2e-3), probability, True, seed)
+        norms = StageNorms(x0.dtype, graph, options.get("tolerance", 2e-3), probability, True, seed)
         y[vague], error = output_error(graph, x0[vague], norms)
         off[vague] = torch.fmin(error, logits(graph, x0[vague])[1])
         spent[vague] = norms.failure_spent

@@ -101,7 +101,7 @@ def verify(
     others = other_classes(label, y.shape[1])
     unit = torch.eye(y.shape[1], dtype=torch.float64, device=x0.device)
     C = unit[label][:, None] - unit[others]
-    norms = StageNorms(x0.dtype, graph.norm_count, 2e-3, failure_probability, True, seed)
+    norms = StageNorms(x0.dtype, graph, 2e-3, failure_probability, True, seed)
     product = propagate(graph, x0, eps, norms)
     local = finish(graph, product, norms, C)
     assert local.fall is not None

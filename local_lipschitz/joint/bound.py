@@ -77,7 +77,7 @@ def joint_bound(
     batch = eps.shape[0]
     outputs = check_outputs(outputs, size(graph.out_shape), batch).to(x0.device)
     targets = [None] * batch if target is None else check_target(target, batch, max(1, outputs.shape[1])).to(x0.device)
-    norms = StageNorms(x0.dtype, graph.norm_count, tolerance, 0.5 * failure_probability, True, seed)
+    norms = StageNorms(x0.dtype, graph, tolerance, 0.5 * failure_probability, True, seed)
     product = propagate(graph, x0, eps, norms)
     local = finish(graph, product, norms, outputs)
     x0 = x0.expand(batch, *x0.shape[1:])

@@ -55,11 +55,6 @@ class Graph:
         return self.layers[-1].shape if self.layers else self.in_shape
 
     @property
-    def norm_count(self) -> int:
-        """The number of (stage, source) pairs."""
-        return sum(len(stage.sources) for stage in self.stages)
-
-    @property
     def cost(self) -> int:
         """Multiplications in the affine part of one forward pass."""
         return sum(stage.cost for stage in self.stages)

@@ -138,7 +138,18 @@ class Convolution(LinearMap):
 
     @property
     def terms(self) -> int:
-        return self.weight.numel() // min(self.weight.shape[:2])
+        (rows, columns), (forwards, backwards) = self.weight.shape[:2], self.taps
+        return max(columns * forwards, rows // self.groups * backwards)
+
+    @property
+    def taps(self) -> tuple[int, int]:
+        """Entries of one channel's kernel that meet in an element of the output, and in one of the input.
+
+        Along an axis every (stride / gcd(stride, dilation))-th entry meets the same element of the input.
+        """
+        kernel = self.weight.shape[2:]
+        met = (-(-k // (s // math.gcd(s, d))) for k, s, d in zip(kernel, self.stride, self.dilation, strict=True))
+        return math.prod(kernel), math.prod(met)
 
     @property
     def cost(self) -> int:

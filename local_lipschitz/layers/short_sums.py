@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -74,7 +73,7 @@ class ShortConvolution(ShortSums):
 
     @property
     def terms(self) -> int:
-        return max(self._in_block(axis) * each + self._blocks(axis) for axis, each in enumerate(self._each))
+        return max(self._in_block(axis) * self._taps(axis) + self._blocks(axis) for axis in (0, 1))
 
     @cached_property
     def _columns(self) -> list[Convolution]:
@@ -87,14 +86,13 @@ class ShortConvolution(ShortSums):
         """Maps to some of the output channels."""
         return [replace(self.inner, weight=w) for w in self.inner.weight.split(self._in_block(0), 0)]
 
-    @property
-    def _each(self) -> tuple[int, int]:
-        """Products of one channel in a sum of the adjoint, and of `apply`."""
-        kernel = self.inner.weight.shape[2:]
-        return math.prod(-(-k // s) for k, s in zip(kernel, self.inner.stride, strict=True)), math.prod(kernel)
+    def _taps(self, axis: int) -> int:
+        """Products of one channel in a sum of the adjoint (axis 0), of `apply` (1)."""
+        return self.inner.taps[1 - axis]
 
     def _in_block(self, axis: int) -> int:
-        return max(LANES, BLOCK // self._each[axis] // LANES * LANES)
+        fitting = max(LANES, BLOCK // self._taps(axis) // LANES * LANES)
+        return min(fitting, self.inner.weight.shape[axis])
 
     def _blocks(self, axis: int) -> int:
         return -(-self.inner.weight.shape[axis] // self._in_block(axis))
@@ -108,6 +106,6 @@ def in_short_sums(stage: Stage) -> Stage:
 def _short(op: Op) -> Op:
     if isinstance(op, Dense) and op.terms > 2 * ROWS:
         return ShortDense(op.in_shape, op.out_shape, op)
-    if isinstance(op, Convolution) and op.groups == 1 and not op.transposed and op.terms > 2 * BLOCK:
+    if isinstance(op, Convolution) and op.groups == 1 and not op.transposed and op.terms > BLOCK:
         return ShortConvolution(op.in_shape, op.out_shape, op)
     return op

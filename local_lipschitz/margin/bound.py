@@ -95,7 +95,7 @@ def margin_bound(
     if outputs is None:
         outputs = torch.eye(size(graph.out_shape), dtype=torch.float64)
     outputs = check_outputs(outputs, size(graph.out_shape), eps.shape[0]).to(x0.device)
-    norms = StageNorms(x0.dtype, graph.norm_count, 2e-3, failure_probability, True, seed)
+    norms = StageNorms(x0.dtype, graph, 2e-3, failure_probability, True, seed)
     product = propagate(graph, x0, eps, norms)
     local = finish(graph, product, norms, outputs)
     assert local.fall is not None

@@ -1,6 +1,6 @@
 """The Lanczos process on MᵀM for a batch of operators: what it costs, and how its vectors stay orthogonal.
 
-What its coefficients tell is in ritz.py, and what to make of it in spectral.py.
+What its coefficients tell is in ritz.py, and what to make of it in spectral_norm.py.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .ritz import Drift
 
-BLOCK, FEW, SMALL = 32, 8, 2**23  # Krylov vectors in one tensor: at most, at least, and in between by its elements
+BLOCK, FEW, SMALL = 128, 8, 2**20  # Krylov vectors in one tensor: at most, at least, and in between by its elements
 LARGE = 2_000  # longer vectors are made orthogonal to all earlier ones only where they have drifted
 ALWAYS = 8  # steps in which they are made orthogonal anyway: that costs little, and large gaps show soonest
 SAFE = 0.2  # of √eps: the drift that is let be
@@ -73,7 +74,7 @@ class Lanczos:
 
     def __init__(self, operator: Operator, start: Tensor, full: bool) -> None:
         self.operator, self.tiny, self.eps = operator, torch.finfo(start.dtype).tiny, torch.finfo(start.dtype).eps
-        self.full = full
+        self.full, self.batch = full, len(start)
         self.drift = {} if full else {i: Drift(self.eps) for i in range(len(start))}  # of those that it matters for
         self.cleaned = 0  # of the last steps: those that made their vectors orthogonal
         self.loss = start.new_zeros(len(start))  # the largest component along an earlier vector that was seen
@@ -89,7 +90,7 @@ class Lanczos:
         """One application of M and of Mᵀ."""
         v = self._vector(self.steps)
         self.steps += 1
-        self.products += len(v)
+        self.products += self.batch
         u = self.operator.apply(v)
         a, length = self._length(u)
         w = torch.addcmul(self.operator.adjoint(u / length), v, length, value=-1)
@@ -106,29 +107,30 @@ class Lanczos:
         self.b.append(b)
         self._append(w, length)
 
-    def keep(self, kept: Tensor) -> None:
-        """Go on with the matrices `kept` alone (indices)."""
+    def keep(self, matrices: list[int]) -> None:
+        """Go on with these (indices) alone."""
         assert self.operator.part is not None
-        self.drift = {new: self.drift[old] for new, old in enumerate(kept.tolist()) if old in self.drift}
-        self.operator, kept = self.operator.part(kept), kept.to(self.loss.device)
+        self.drift = {new: self.drift[old] for new, old in enumerate(matrices) if old in self.drift}
+        kept = torch.tensor(matrices, device=self.loss.device)
+        self.operator, self.batch = self.operator.part(kept), len(matrices)
         self.basis, self.loss = [block[:, kept] for block in self.basis], self.loss[kept]
         self.a, self.b = [a[kept] for a in self.a], [b[kept] for b in self.b]
 
-    def ignore(self, matrices: Tensor) -> None:
+    def ignore(self, matrices: list[int]) -> None:
         """The vectors of these (indices) may drift from now on."""
-        for i in matrices.tolist():
+        for i in matrices:
             self.drift.pop(i, None)
 
-    def coefficients(self) -> tuple[Tensor, Tensor]:
-        """(a, b), each (B, steps), on the CPU."""
-        return torch.cat(self.a, 1).cpu(), torch.cat(self.b, 1).cpu()
+    def coefficients(self) -> tuple[np.ndarray, np.ndarray]:
+        """(a, b), each (B, steps)."""
+        return torch.cat(self.a, 1).cpu().numpy(), torch.cat(self.b, 1).cpu().numpy()
 
-    def lost_orthogonality(self, matrices: Tensor) -> bool:
+    def lost_orthogonality(self, matrices: list[int]) -> bool:
         """Whether vectors of any of `matrices` (indices), the next ones included, drifted further than √eps."""
         if self.full:
             return False
-        v, loss = self._vector(self.steps), self.loss[matrices.to(self.loss.device)].amax()
-        for i in matrices.tolist():  # one by one: to copy their vectors takes longer
+        v, loss = self._vector(self.steps), self.loss[matrices].amax()
+        for i in matrices:  # one by one: to copy their vectors takes longer
             loss = torch.stack([loss, *[(part[:, i] @ v[i]).abs().amax() for part in self._parts(self.steps)]]).amax()
         return float(loss) > math.sqrt(self.eps)
 
@@ -149,8 +151,8 @@ class Lanczos:
         removed = w.new_zeros(len(w))
         for part in self._parts(self.steps):
             c = _components(part, w)
-            if len(w) == 1:
-                w = torch.addmv(w[0], part[:, 0].T, c[0], alpha=-1)[None]
+            if self.batch == 1:
+                w = torch.addmm(w, c, part[:, 0], alpha=-1)
             else:
                 w = torch.baddbmm(w[:, None], c[:, None], part.transpose(0, 1), alpha=-1)[:, 0]
             if left_alone:
@@ -188,8 +190,8 @@ class Lanczos:
 
 def _components(part: Tensor, w: Tensor) -> Tensor:
     """The components (B, k) of w (B, n) along the vectors of `part` (k, B, n)."""
-    if len(w) == 1:  # a matrix times a vector is faster without the batch
-        return (part[:, 0] @ w[0])[None]
+    if w.shape[0] == 1:  # faster without the batch
+        return torch.mm(w, part[:, 0].T)
     return (w[:, None] @ part.permute(1, 2, 0))[:, 0]
 
 

@@ -1,8 +1,8 @@
 """What the coefficients of the Lanczos process tell: how large the largest singular value can be, and when to look.
 
 From a random start the polynomial of the process is too large beyond λ_up to be missed, except with a probability that
-the caller chooses (van Dorsselaer, Hochstenbach & van der Vorst, SIAM J. Matrix Anal. Appl. 22(3), 2000). All on the
-CPU, in float64.
+the caller chooses (van Dorsselaer, Hochstenbach & van der Vorst, SIAM J. Matrix Anal. Appl. 22(3), 2000). All in numpy:
+on a few numbers torch takes several times as long.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 # steps before the first check; between checks a multiple of GRID, and at most FURTHEST
 FIRST, GRID, FURTHEST = 8, 2, 32
 NEWTON, LOG_LEAST = 12, math.log(1e-20)  # steps of Newton's method; the least log x
 TINY, NOISE = 1e-300, 0.1  # NOISE: what a step adds to the drift, in units of rounding
 
+Array = np.ndarray  # float64, or bool
+
 
 @dataclass(frozen=True)
 class Ritz:
-    """What k Lanczos steps tell of the largest eigenvalue λ_1 of MᵀM, for a batch of B matrices, on the CPU in float64.
+    """What k Lanczos steps tell of the largest eigenvalue λ_1 of MᵀM, for a batch of B matrices.
 
     With Ritz values θ_1 > … > θ_k and off-diagonal entries β_1 … β_k, p_k(λ) = Π(λ − θ_i)/Πβ_j satisfies
     |γ_1| p_k(λ_1) ≤ 1 for the start vector's component γ_1 along the top eigenvector, and |γ_1| ≥ t = η√(π/2n) with
@@ -32,50 +33,52 @@ class Ritz:
     exhausted: (B,) the basis spans the whole space, θ_1 = λ_1.
     """
 
-    unit: Tensor
-    top: Tensor
-    gaps: Tensor
-    target: Tensor
-    exhausted: Tensor
+    unit: Array
+    top: Array
+    gaps: Array
+    target: Array
+    exhausted: Array
 
     @classmethod
-    def from_steps(cls, a: Tensor, b: Tensor, live: Tensor, eta: float, eps: float) -> Ritz:
+    def from_steps(cls, a: Array, b: Array, live: Array, eta: float, eps: float) -> Ritz:
         """From a, b (B, k) with α_j = a_j², β_j = a_j b_j; live (B,) dimensions; eps of the products' dtype."""
-        unit = a.amax(1).clamp(min=torch.finfo(torch.float64).tiny)
+        unit = np.maximum(a.max(1), np.finfo(np.float64).tiny)
         a, b = a / unit[:, None], b / unit[:, None]
-        beta = a * b
-        T = torch.diag_embed(a**2) + torch.diag_embed(beta[:, :-1], -1)  # the lower triangle: that is all that is read
-        theta = torch.linalg.eigvalsh(T)  # ascending
-        top = theta[:, -1].clamp(min=0.0)
+        beta, k = a * b, np.arange(a.shape[1])
+        T = np.zeros((*a.shape, a.shape[1]))
+        T[:, k, k], T[:, k[1:], k[:-1]] = a**2, beta[:, :-1]  # the lower triangle: that is all that is read
+        theta = np.linalg.eigvalsh(T)  # ascending
+        top = np.maximum(theta[:, -1], 0.0)
         # a β below the rounding of the products is noise: the Krylov space is exhausted, but not to more than this
-        log_beta = torch.log(beta.clamp(min=eps)).sum(1)
-        log_t = math.log(eta) + 0.5 * torch.log(math.pi / (2.0 * live.clamp(min=1).double()))
+        log_beta = np.log(np.maximum(beta, eps)).sum(1)
+        log_t = math.log(eta) + 0.5 * np.log(math.pi / (2.0 * np.maximum(live, 1)))
         exhausted = (live <= a.shape[1]) | (top == 0.0)
-        return cls(unit, top, (top[:, None] - theta).clamp(min=0.0), log_beta - log_t, exhausted)
+        return cls(unit, top, np.maximum(top[:, None] - theta, 0.0), log_beta - log_t, exhausted)
 
-    def missing(self, tolerance: float | Tensor) -> Tensor:
+    def missing(self, tolerance: float | Array) -> Array:
         """What Σ log(x + gap_i) lacks for √λ_1 ≤ √θ_1·(1 + tolerance) to be certain enough, (B,); 0 if it is."""
-        missing = self.target - self._log_p(self.top * ((1.0 + tolerance) ** 2 - 1.0))
-        return torch.where(self.exhausted, 0.0, missing.clamp(min=0.0))
+        with np.errstate(divide="ignore"):  # of a matrix that is zero
+            missing = self.target - self._log_p(self.top * ((1.0 + tolerance) ** 2 - 1.0))
+        return np.where(self.exhausted, 0.0, np.maximum(missing, 0.0))
 
-    def _log_p(self, x: Tensor) -> Tensor:
-        return torch.log(x[:, None] + self.gaps).sum(1)
+    def _log_p(self, x: Array) -> Array:
+        return np.log(x[:, None] + self.gaps).sum(1)
 
-    def lower(self) -> Tensor:
+    def lower(self) -> Array:
         """√θ_1, (B,)."""
-        return self.unit * self.top.sqrt()
+        return self.unit * np.sqrt(self.top)
 
-    def upper(self) -> Tensor:
+    def upper(self) -> Array:
         """√(θ_1 + x) for the smallest certified x, (B,): by Newton's method in log x.
 
         Σ log(x + gap_i) is convex in log x, so that a step from a certified x never passes the smallest one.
         """
-        log_x = (self.target / self.gaps.shape[1]).clamp(min=LOG_LEAST)  # certified, since every gap ≥ 0
+        log_x = np.maximum(self.target / self.gaps.shape[1], LOG_LEAST)  # certified, since every gap ≥ 0
         for _ in range(NEWTON):
-            x = log_x.exp()
+            x = np.exp(log_x)
             slope = (x[:, None] / (x[:, None] + self.gaps)).sum(1)
-            log_x = (log_x - (self._log_p(x) - self.target) / slope).clamp(min=LOG_LEAST)
-        return self.unit * (self.top + torch.where(self.exhausted, 0.0, log_x.exp())).sqrt()
+            log_x = np.maximum(log_x - (self._log_p(x) - self.target) / slope, LOG_LEAST)
+        return self.unit * np.sqrt(self.top + np.where(self.exhausted, 0.0, np.exp(log_x)))
 
 
 class Drift:
@@ -122,27 +125,27 @@ class Checks:
     """
 
     def __init__(self, batch: int, last: int) -> None:
-        self.last, self.done = last, torch.zeros(batch, dtype=torch.bool, device="cpu")
-        self.due = torch.full((batch,), min(FIRST, last), device="cpu")
-        self.before = torch.zeros(batch, device="cpu")
-        self.missing = torch.full((batch,), math.inf, dtype=torch.float64, device="cpu")
+        self.last, self.done = last, np.zeros(batch, dtype=bool)
+        self.due = np.full(batch, min(FIRST, last))
+        self.before, self.missing = np.zeros(batch), np.full(batch, math.inf)
 
     @property
     def soonest(self) -> int:
         """The step at which a matrix is due."""
         return int(self.due[~self.done].min())
 
-    def due_at(self, step: int) -> Tensor:
+    def due_at(self, step: int) -> Array:
         """The matrices (B,) bool that are to be looked at now."""
         return ~self.done & (self.due == step)
 
-    def passed(self, due: Tensor, step: int, missing: Tensor) -> Tensor:
+    def passed(self, due: Array, step: int, missing: Array) -> Array:
         """Which of the matrices that are `due` are done now; `missing`: what each of them lacks, 0 for nothing."""
         fresh = (missing <= 0.0) | (step == self.last)
         self.done[due] = fresh
         fall = (self.missing[due] - missing) / (step - self.before[due])
-        ahead = torch.where(torch.isfinite(fall) & (fall > 0), 0.9 * missing / fall, FIRST)
-        ahead = (GRID * (ahead / GRID).floor()).clamp(GRID, FURTHEST)
-        self.due[due] = (step + ahead).clamp(max=self.last).long()
+        foreseen = np.isfinite(fall) & (fall > 0)
+        ahead = np.where(foreseen, 0.9 * missing / np.where(foreseen, fall, 1.0), FIRST)
+        ahead = np.clip(GRID * np.floor(ahead / GRID), GRID, FURTHEST)
+        self.due[due] = np.minimum(step + ahead, self.last)
         self.before[due], self.missing[due] = step, missing
         return fresh

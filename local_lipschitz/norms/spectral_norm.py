@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,12 +86,12 @@ def lanczos_norms(
     if operator.rows < operator.columns:
         operator = operator.transpose()
     live, start = _gaussian(operator, generator)
-    steps, everything = min(max_steps, max(1, int(live.max()))), torch.arange(operator.batch, device="cpu")
+    steps, everything = min(max_steps, max(1, int(live.max()))), np.arange(operator.batch)
     lanczos, spent = Lanczos(operator, start, operator.columns <= LARGE), 0
     checks, left = Checks(operator.batch, steps), everything
-    products = operator.rounding.cpu().expand(operator.batch)
-    estimate, upper = torch.zeros(2, operator.batch, dtype=torch.float64, device="cpu")
-    while not bool(checks.done.all()):
+    products = operator.rounding.cpu().expand(operator.batch).numpy()
+    estimate, upper = np.zeros((2, operator.batch))
+    while not checks.done.all():
         for _ in range(checks.soonest - lanczos.steps):
             lanczos.step()
         due = checks.due_at(lanczos.steps)
@@ -98,22 +99,23 @@ def lanczos_norms(
         ritz = Ritz.from_steps(a, b, live[due], failure_probability, torch.finfo(operator.dtype).eps)
         lower = ritz.lower()
         rounding = products[due] + _vector_rounding(operator.dtype, lanczos.steps) * lower
-        share = (tolerance - (rounding / lower).nan_to_num(0.0)).clamp(min=0.5 * tolerance)
+        share = np.maximum(tolerance - rounding / np.where(lower > 0.0, lower, math.inf), 0.5 * tolerance)
         fresh = checks.passed(due, lanczos.steps, ritz.missing(share))
-        if bool(fresh.any()):
+        if fresh.any():
             now = everything[due][fresh]
-            if lanczos.lost_orthogonality(torch.isin(left, now).nonzero()[:, 0]):
+            if lanczos.lost_orthogonality(np.flatnonzero(np.isin(left, now)).tolist()):
                 spent += lanczos.products
                 lanczos, checks, left = Lanczos(operator, start, True), Checks(operator.batch, steps), everything
                 continue  # from the start, against all vectors in every step
             estimate[now], upper[now] = lower[fresh], ritz.upper()[fresh] + rounding[fresh]
         unfinished = ~checks.done[left]
-        lanczos.ignore((~unfinished).nonzero()[:, 0])
-        if operator.part is not None and 0 < 2 * int(unfinished.sum()) <= len(left):
-            lanczos.keep(unfinished.nonzero()[:, 0])
+        lanczos.ignore(np.flatnonzero(~unfinished).tolist())
+        if operator.part is not None and 0 < 2 * unfinished.sum() <= len(left):
+            lanczos.keep(np.flatnonzero(unfinished).tolist())
             left = left[unfinished]
     passes = (spent + lanczos.products) / operator.batch
-    return Norms(estimate.to(operator.device), upper.to(operator.device), failure_probability, passes)
+    values = torch.from_numpy(estimate).to(operator.device), torch.from_numpy(upper).to(operator.device)
+    return Norms(*values, failure_probability, passes)
 
 
 def _vector_rounding(dtype: torch.dtype, steps: int) -> float:
@@ -125,7 +127,7 @@ def _vector_rounding(dtype: torch.dtype, steps: int) -> float:
     return (LOCAL * math.sqrt(steps) + PIECE / 2 + 4) * unit_roundoff(dtype) + steps * gamma_n(16)
 
 
-def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[np.ndarray, Tensor]:
     """(dimension of the space of live columns (B,), start vectors in it (B, columns)).
 
     One start for the whole batch, so that an input's result does not depend on its neighbours; drawn on the CPU, so
@@ -136,6 +138,6 @@ def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[Te
     start = torch.randn(1, n, generator=generator, dtype=torch.float64, device="cpu")
     start = operator.column_order(start.to(dtype=operator.dtype, device=operator.device)).expand(batch, -1)
     if operator.column_mask is None:
-        return torch.full((batch,), n, device="cpu"), start
+        return np.full(batch, n), start
     kept = operator.column_mask.reshape(-1, n) != 0
-    return kept.sum(1).cpu().expand(batch), torch.where(kept, start, 0.0)
+    return kept.sum(1).cpu().expand(batch).numpy(), torch.where(kept, start, 0.0)

@@ -63,7 +63,7 @@ def global_bound(
     seed = check_options(tolerance, failure_probability, seed)
     graph = read(net, x0)
     outputs = check_outputs(outputs, size(graph.out_shape), x0.shape[0]).to(x0.device)
-    norms = StageNorms(x0.dtype, graph.norm_count, tolerance, failure_probability, certified, seed)
+    norms = StageNorms(x0.dtype, graph, tolerance, failure_probability, certified, seed)
     return finish(graph, propagate(graph, x0[:1], None, norms), norms, outputs)
 
 
@@ -92,7 +92,7 @@ def local_bound(
     eps = check_eps(eps, x0)
     graph = read(net, x0)
     outputs = check_outputs(outputs, size(graph.out_shape), eps.shape[0]).to(x0.device)
-    norms = StageNorms(x0.dtype, graph.norm_count, tolerance, failure_probability, certified, seed)
+    norms = StageNorms(x0.dtype, graph, tolerance, failure_probability, certified, seed)
     return finish(graph, propagate(graph, x0, eps, norms), norms, outputs)
 
 

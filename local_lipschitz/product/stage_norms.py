@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..layers.graph import Graph
 from ..layers.linear_maps import Convolution, Shape, size
 from ..layers.rounding import norm_rounding, sums_products
 from ..layers.short_sums import in_short_sums
@@ -29,14 +30,15 @@ class StageNorms:
     """Computes the norms of one bound, in `dtype` where that holds the entries, and adds up what they cost.
 
     Called with (stage, source, rows, r, live) it returns (B,) float64: certified upper bounds of ‖R A D‖, or converged
-    estimates for `certified=False`. The failure probability is shared out evenly over `count` norms.
+    estimates for `certified=False`. The failure probability is shared out evenly over the graph's norms by passes.
     """
 
     def __init__(
-        self, dtype: torch.dtype, count: int, tolerance: float, failure_probability: float, certified: bool, seed: int
+        self, dtype: torch.dtype, graph: Graph, tolerance: float, failure_probability: float, certified: bool, seed: int
     ) -> None:
         self.dtype, self.tolerance, self.certified = dtype, tolerance, certified
-        self.share = failure_probability / count
+        random = sum(by_passes(stage, source) for stage in graph.stages for source in stage.sources)
+        self.share = failure_probability / max(1, random)
         self.generator = torch.Generator().manual_seed(seed)
         self.failure_spent = 0.0 if certified else 1.0
         self.work = 0.0  # multiplications spent, in forward-plus-adjoint passes of a stage
@@ -49,11 +51,8 @@ class StageNorms:
         scale = (rows if r is None else r * rows).flatten(1).amax(1) * (1.0 + PRODUCT_SLACK)
         if stage.is_selection(source):
             return scale
-        stage = stage.of(source)
-        if min(size(stage.out_shape), size(stage.in_shapes[source])) <= DENSE_SIDE:
-            norms = _dense(stage, source, r, live)
-        else:
-            norms = self._by_passes(stage, source, scale, r, live)
+        random, stage = by_passes(stage, source), stage.of(source)
+        norms = self._by_passes(stage, source, scale, r, live) if random else _dense(stage, source, r, live)
         self.work += norms.passes * stage.cost
         if not self.certified:
             return norms.estimate
@@ -126,6 +125,12 @@ class StageNorms:
             )  # fmt: skip
 
         return scaled(R, d, batch, rounding)
+
+
+def by_passes(stage: Stage, source: str) -> bool:
+    """Whether ‖R A_source D‖ takes a random start; it is read off a selection, and small ones are solved densely."""
+    smallest = min(size(stage.out_shape), size(stage.in_shapes[source]))
+    return smallest > DENSE_SIDE and not stage.is_selection(source)
 
 
 def _batch(r: Tensor | None, live: Tensor) -> int:

@@ -22,7 +22,7 @@ def linearised(net: nn.Module, x0: Tensor, eps: float) -> tuple[JointOperator, A
     operator = JointOperator(graph.in_shape, [], None, x0.new_zeros(()))
     way = DenseGroups if x0.dtype is torch.float64 else PassGroups
     groups = way(operator.like, graph, 3, Random(1e-10, 1e-3, 0))
-    product = propagate(graph, x0, torch.tensor([eps]), StageNorms(x0.dtype, 9, 1e-3, 1e-9, True, 0)).sources
+    product = propagate(graph, x0, torch.tensor([eps]), StageNorms(x0.dtype, graph, 1e-3, 1e-9, True, 0)).sources
     build(graph, x0, eps, product, operator, groups)
     return operator, groups
 

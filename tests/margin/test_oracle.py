@@ -36,7 +36,7 @@ def bending(seed: int, widths: tuple[int, ...]) -> tuple[nn.Sequential, Tensor]:
 def local(net: nn.Module, x0: Tensor, eps: float, C: Tensor) -> Local:
     """The kinks and functions from which the margin bound is computed, with its ends."""
     graph = read(net, x0)
-    norms = StageNorms(x0.dtype, graph.norm_count, 2e-3, 1e-9, True, 0)
+    norms = StageNorms(x0.dtype, graph, 2e-3, 1e-9, True, 0)
     with torch.no_grad():
         product = propagate(graph, x0, torch.tensor([eps], dtype=torch.float64), norms)
         return local_network(graph, x0, Region(eps), C, product.only(0), by_certificate, Limit(ROWS))
