@@ -20,6 +20,7 @@ LARGE = 2_000  # longer vectors are made orthogonal to all earlier ones only whe
 ALWAYS = 8  # steps in which they are made orthogonal anyway: that costs little, and large gaps show soonest
 SAFE = 0.2  # of √eps: the drift that is let be
 FAR = 0.01  # a drift that is not gone after one round
+SHORT = 1e-3  # of ‖Mv‖: what cancels to this is made orthogonal once more
 PIECE = 64  # of a vector, whose length is taken in the vector's dtype
 
 
@@ -100,6 +101,9 @@ class Lanczos:
         b, length = (a, a) if self.full else self._length(w)
         rounds = 1 if self.full else self._rounds(a, b)
         for _ in range(rounds):
+            w = self._orthogonal(w, length)
+            b, length = self._length(w)
+        if self.full and bool((b < SHORT * a).any()):  # of what is left hardly a digit is right
             w = self._orthogonal(w, length)
             b, length = self._length(w)
         self.cleaned = self.cleaned + 1 if rounds else 0

@@ -136,6 +136,17 @@ def test_long_vectors_of_low_rank(rank, dtype):
     assert (norms.upper >= truth).all() and (norms.upper <= truth * (1 + 2.1e-3)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("distinct", [1, 2, 5, 20])
+def test_few_distinct_singular_values(distinct, dtype):
+    """The Krylov space is exhausted long before all dimensions are seen; what follows must not look like more."""
+    values = torch.linspace(1.0, 0.5, distinct, dtype=torch.float64).repeat_interleave(120 // distinct)
+    M = with_spectrum(values, 150, 120, 0)[None].to(dtype)
+    for max_steps in (30, 60, 120):
+        norms = lanczos_norms(operator_of(M), 1e-12, 1e-9, torch.Generator().manual_seed(0), max_steps)
+        assert norms.upper >= exact(M) and norms.estimate <= exact(M) * (1 + 1e-6)
+
+
 class Watched(Lanczos):
     """Notes how each process was begun and, step by step, (estimated drift, true drift) of its vectors."""
 
