@@ -63,12 +63,13 @@ class DenseGroups(Groups):
     def add(self, found: Functions, kept: Tensor, elements: Elements) -> None:
         """μ ∝ S_gg for the new groups, twice what makes W positive definite."""
         new = found.part(kept)
-        S, error = new.matrix(self.mu), new.error
+        X, S, error = new.solved(self.mu), new.matrix(self.mu), new.error
         size = S.diagonal().clamp(min=torch.finfo(S.dtype).tiny)
         tau = (CANCELLED * error / size.sqrt()).clamp(TAU, 1.0)
         d = size + least_mu(error, tau)
         top = _largest(S / (d.sqrt()[:, None] * d.sqrt()), self.random)
         self.extend((new.delta, new.P, new.NQ, new.NN), 2.0 * top * d, error, tau)
+        self.extend_factor(X, S)
 
     def layer_gain(self, operator: JointOperator) -> float:
         """√λ_max(S(μ)) of the whole output of `operator`, certified; in float64."""

@@ -40,12 +40,19 @@ def rows(operator: Passes, F: Tensor | None = None) -> tuple[Tensor, Tensor, Ten
 
 
 class Functions:
-    """Functions [N P] on top of the groups: their matrix S(μ), what it depends on, and better multipliers."""
+    """Functions [N P] on top of the groups: their matrix S(μ), what it depends on, and better multipliers.
 
-    def __init__(self, groups: Groups, delta: Tensor, w: Tensor, error: Tensor, stretched: bool = False) -> None:
+    among: how many functions a factor of W(μ) has to serve, of which these may be a part.
+    """
+
+    def __init__(
+        self, groups: Groups, delta: Tensor, w: Tensor, error: Tensor, stretched: bool = False, among: int = 0
+    ) -> None:
         self.groups, self.delta, self.error = groups, delta, error
         self.P = w if stretched else w * groups.stretch
         self.NN_diagonal, self.NQ = delta.square().sum(1), delta @ groups.Q.T
+        self.among = max(among, len(delta))
+        self._solved: tuple[Tensor, Tensor] | None = None  # the last μ, and L⁻¹C for it
 
     @property
     def gains(self) -> Tensor:
@@ -56,31 +63,30 @@ class Functions:
     def NN(self) -> Tensor:
         return self.delta @ self.delta.T
 
-    def _solve(self, mu: Tensor) -> tuple[Tensor, Tensor] | None:
-        L = self.groups.factor(mu, len(self.delta))
-        if L is None:
-            return None
-        C = self.NQ + (self.P * mu) @ self.groups.T.T
-        return L, torch.linalg.solve_triangular(L, C.T, upper=False)
-
-    def _feasible(self, mu: Tensor) -> tuple[Tensor, Tensor]:
-        solved = self._solve(mu)
-        if solved is None:
-            raise Infeasible("the multipliers found are not feasible")
-        return solved
+    def solved(self, mu: Tensor) -> Tensor:
+        """L⁻¹C (G, k), for W = LLᵀ."""
+        if len(mu) == 0:
+            return self.NQ.T
+        if self._solved is None or self._solved[0] is not mu:
+            L = self.groups.factor(mu, self.among)
+            if L is None:
+                raise Infeasible("the multipliers found are not feasible")
+            C = self.NQ + (self.P * mu) @ self.groups.T.T
+            self._solved = mu, torch.linalg.solve_triangular(L, C.T, upper=False)
+        return self._solved[1]
 
     def diagonal(self, mu: Tensor) -> Tensor:
         """S_ii(μ), the squared bound of each row by itself."""
         if len(mu) == 0:
             return self.NN_diagonal
-        _, X = self._feasible(mu)
+        X = self.solved(mu)
         return self.NN_diagonal + (self.P.square() * mu).sum(1) + X.square().sum(0)
 
     def matrix(self, mu: Tensor) -> Tensor:
         """S(μ)."""
         if len(mu) == 0:
             return self.NN
-        _, X = self._feasible(mu)
+        X = self.solved(mu)
         return self.NN + (self.P * mu) @ self.P.T + X.T @ X
 
     def bounds(self, mu: Tensor, each: bool) -> Tensor:
@@ -89,11 +95,11 @@ class Functions:
         Valid for every μ with W(μ) ≻ 0, up to the rounding of an eigenvalue.
         """
         S = self.diagonal(mu) if each else torch.linalg.eigvalsh(self.matrix(mu))[-1:]
-        return self._outward(S * (1.0 + 2.0 * self.groups.slack(len(self.delta))), mu, each)
+        return self._outward(S * (1.0 + 2.0 * self.groups.slack(self.among)), mu, each)
 
     def proven(self, mu: Tensor, each: bool) -> Tensor:
         """The same, with Cholesky factorisations as their proof; inf where these do not run through."""
-        terms, slack = self.delta.shape[1] + len(mu), self.groups.slack(len(self.delta))
+        terms, slack = self.delta.shape[1] + len(mu), self.groups.slack(self.among)
         gamma = (self.diagonal(mu) if each else torch.linalg.eigvalsh(self.matrix(mu))[-1:]) * (1.0 + 2.0 * slack)
         cross, gram = self.NQ + (self.P * mu) @ self.groups.T.T, self.groups.gram(mu)
         if each:
@@ -126,7 +132,10 @@ class Functions:
 
     def part(self, kept: Tensor | slice) -> Functions:
         """Some of the functions: indices, or (k,) bool."""
-        return Functions(self.groups, self.delta[kept], self.P[kept], self.error[kept], stretched=True)
+        some = Functions(self.groups, self.delta[kept], self.P[kept], self.error[kept], True, self.among)
+        if self._solved is not None:
+            some._solved = self._solved[0], self._solved[1][:, kept]
+        return some
 
     def some(self, count: int) -> Functions:
         """`count` of the functions, evenly spaced; all where they are fewer."""
@@ -136,7 +145,7 @@ class Functions:
     def top(self, mu: Tensor, count: int) -> Functions:
         """The functions F·[N P] for the `count` directions F in which S(μ) is largest: the others hardly matter."""
         F = torch.linalg.eigh(self.matrix(mu))[1][:, -count:].T
-        return Functions(self.groups, F @ self.delta, F @ self.P, F.abs() @ self.error, stretched=True)
+        return Functions(self.groups, F @ self.delta, F @ self.P, F.abs() @ self.error, True, self.among)
 
     def improve(self, mu: Tensor, steps: int, each: bool, target: Tensor | None = None) -> Tensor:
         """Better multipliers for the mean of log S_ii (`each`), or else for the largest eigenvalue of S.
@@ -149,6 +158,6 @@ class Functions:
         found = improve(self.groups, Wanted(self.P, self.NQ, NN, target), mu, steps)
         for part in (0.0, 0.01, 0.1, 0.5):
             mixed = found + part * (mu - found) if part else found  # the feasible multipliers are a convex set
-            if self.groups.factor(mixed, len(self.delta)) is not None:
+            if self.groups.factor(mixed, self.among) is not None:
                 return mixed
         return mu

@@ -15,6 +15,7 @@ from .certificate import shift
 TAU, CANCELLED = 1e-7, 1e3
 SMALL = 3e8  # times what the ε_g of one group may add to γ, at most
 RESULT_SLACK = 1e-14  # of single results
+ROOM = 2.0  # times the slack that is asked for, so that a factor still serves when it has grown
 
 
 class Groups:
@@ -29,7 +30,7 @@ class Groups:
         # of each group: μ; ε; τ; √(1 + τ), by which its columns of P and T are stretched; the least μ for the sake of ε
         self.mu, self.error, self.tau, self.stretch, self.least = (like.new_zeros(0) for _ in range(5))
         self.spans: list[tuple[int, int]] = []
-        self._factor: tuple[Tensor, int, Tensor | None] | None = None  # the last one
+        self._factor: tuple[Tensor, float, Tensor | None] | None = None  # μ, its slack and the factor: the last one
 
     def extend(self, rows: tuple[Tensor, Tensor, Tensor, Tensor], mu: Tensor, error: Tensor, tau: Tensor) -> None:
         """A layer of k groups: their Q, T (stretched), Q times the earlier Qᵀ and QQᵀ."""
@@ -62,15 +63,31 @@ class Groups:
 
     def factor(self, mu: Tensor, m: int) -> Tensor | None:
         """The Cholesky factor of W(μ) less what ε and the slack for m functions take; None where that is not ≻ 0."""
-        if self._factor is not None and self._factor[0] is mu and self._factor[1] >= m:
-            return self._factor[2]
-        scale = mu.rsqrt()
-        W = self.gram(mu).neg_().mul_(scale[:, None]).mul_(scale)
-        W.diagonal().add_(1.0 - self.slack(m) - self.least / mu)
-        L, info = torch.linalg.cholesky_ex(W)
-        found = None if int(info) or not bool(torch.isfinite(L).all()) else L.div_(scale[:, None])
-        self._factor = (mu, m, found)
-        return found
+        if self._factor is None or self._factor[0] is not mu or self._factor[1] < self.slack(m):
+            slack = ROOM * self.slack(m)
+            self._factor = mu, slack, _factor(self.gram(mu), mu, self.least, slack)
+        return self._factor[2]
+
+    def extend_factor(self, X: Tensor, S: Tensor) -> None:
+        """The same with the layer of k groups that was added last: X = L⁻¹C (G, k) and S (k, k) of its rows before."""
+        G, k = X.shape
+        slack, L = self._factor[1:] if self._factor is not None else (ROOM * self.slack(k), X.new_zeros(0, 0))
+        corner = _factor(S, self.mu[G:], self.least[G:], slack)
+        if L is None or corner is None:
+            self._factor = None
+            return
+        grown = L.new_zeros(G + k, G + k)
+        grown[:G, :G], grown[G:, :G], grown[G:, G:] = L, -X.T, corner
+        self._factor = self.mu, slack, grown
+
+
+def _factor(gram: Tensor, mu: Tensor, least: Tensor, slack: float) -> Tensor | None:
+    """The Cholesky factor of diag(μ) − gram, less least and μ·slack; gram is used up."""
+    scale = mu.rsqrt()
+    W = gram.neg_().mul_(scale[:, None]).mul_(scale)
+    W.diagonal().add_(1.0 - slack - least / mu)
+    L, info = torch.linalg.cholesky_ex(W)
+    return None if int(info) or not bool(torch.isfinite(L.diagonal()).all()) else L.div_(scale[:, None])
 
 
 def least_mu(error: Tensor, tau: Tensor) -> Tensor:
