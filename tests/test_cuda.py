@@ -7,6 +7,7 @@ from torch import nn
 
 from local_lipschitz import certified_radius, describe, global_bound, joint_bound, local_bound, margin_bound, verify
 from local_lipschitz.lower_bounds import gradient_lower_bound, random_lower_bound
+from local_lipschitz.reading.read import read
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -136,3 +137,18 @@ def test_cuda_margin_bound_and_verdicts(net, x0, eps):
     assert again.verdict == verdict.verdict and again.lower.is_cuda
     points = x.double() + eps * torch.nn.functional.normalize(torch.randn_like(x.double()).flatten(1)).reshape(x.shape)
     assert (net.double()(points) >= bound.lower).all()
+
+
+@pytest.mark.parametrize("place", [None, "cpu", "cuda"])
+def test_division_by_a_number_and_by_a_tensor_of_no_dimensions(place):
+    """torch multiplies by the rounded reciprocal of the one, and divides by the other where it is on the GPU, too."""
+    divisor = 6.0 if place is None else torch.tensor(6.0, device=place)
+
+    class Sixth(nn.Module):
+        def forward(self, x):
+            return x / divisor
+
+    x = torch.rand(1, 10_000, generator=torch.Generator().manual_seed(2)).cuda()
+    (layer,) = read(Sixth().eval(), x).layers
+    same = (x.double() * layer.op.scale).float() == x / divisor
+    assert same.double().mean() > 0.999  # but for quotients halfway between two numbers

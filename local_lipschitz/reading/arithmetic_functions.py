@@ -52,7 +52,8 @@ def div(x: Operand, other: Operand, rounding_mode: str | None = None) -> Traced:
             "a constant feature? Leave that out, or divide it by 1"
         )
     factor = 1.0 / c.double()
-    if c.dim() == 0 and x.device.type != "cpu":  # there torch multiplies by the rounded reciprocal of a number
+    elsewhere = not (isinstance(other, Tensor) and other.device == x.device)
+    if c.dim() == 0 and elsewhere and x.device.type != "cpu":  # torch then multiplies by the rounded reciprocal
         factor = constant(factor, x)
     return x.then(Diagonal(x.unbatched, x.unbatched, factor))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..layers.activations import RELU, Activation, PiecewiseLinear
 from ..layers.graph import Graph
 from ..layers.layer import INPUT, Layer
-from ..layers.linear_maps import LinearMap
+from ..layers.linear_maps import LinearMap, size
 from ..layers.max_pooling import MaxPool
 from ..layers.rounding import sizes
 from ..layers.smooth_functions import Softplus
@@ -53,27 +53,28 @@ def check_numbers(net: nn.Module, first: Graph, second: Graph) -> None:
         )
 
 
-def check_output(net: nn.Module, written: Graph, graph: Graph, x: Tensor, theirs: Any) -> None:
-    """ValueError unless `theirs`, the module's output at x in its own dtype, is that of the graph but for rounding.
+def check_output(net: nn.Module, written: Graph, graph: Graph, x: Tensor, outputs: list[Any]) -> None:
+    """ValueError unless `outputs`, the module's at parts of x in its own dtype, are those of the graph but for rounding.
 
     written: the graph layer by layer as the module has it, before folding, and so with its rounding. Where that of
     float32 may hide a difference, the module is run in float64, too, if it can be.
     """
     difference = "another shape"
-    if isinstance(theirs, Tensor) and theirs.reshape(len(x), -1).shape == (len(x), torch.Size(graph.out_shape).numel()):
-        theirs = theirs.reshape(len(x), *graph.out_shape)
+    numbers = [y.numel() if isinstance(y, Tensor) else 0 for y in outputs]
+    if sum(numbers) == len(x) * size(graph.out_shape) and all(n % size(graph.out_shape) == 0 for n in numbers):
+        theirs = torch.cat([y.reshape(-1, *graph.out_shape) for y in outputs])
         if not bool(theirs.isfinite().all()):
             raise ValueError(
                 f"{type(net).__name__} gives NaN or infinite outputs, at x0 or at random inputs of its size: "
                 f"a division by zero, or numbers too large for {x.dtype}?"
             )
         apart = _size(theirs.double() - graph.forward(x.clone()).double())
-        size = _size(theirs.double())
+        large = _size(theirs.double())
         near = (NEAR if torch.finfo(x.dtype).eps < 1e-6 else 1.0) * torch.finfo(x.dtype).eps
-        far = [i for i in range(len(x)) if not apart[i] <= near * size[i]]
+        far = [i for i in range(len(x)) if not apart[i] <= near * large[i]]
         if all(_alike(net, written, graph, x[i : i + 1], theirs[i : i + 1]) for i in far):
             return
-        difference = f"a relative difference of {(apart / size).max().item():.1g}"
+        difference = f"a relative difference of {(apart / large).max().item():.1g}"
     raise ValueError(
         f"{type(net).__name__} does not compute what its layers say ({difference} in the output): a hook that changes "
         "values, randomness, a result that depends on the batch size, a lower precision inside forward(), or a tensor "

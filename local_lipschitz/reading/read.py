@@ -61,8 +61,7 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
         if not is_plain(net):
             check_numbers(net, written, _trace(net, x0, dtype, BATCHES[1]))
         graph = fold(written)
-        check_output(net, written, graph, x[:1], first)
-        check_output(net, written, graph, x[1:], rest)
+        check_output(net, written, graph, x, [first, rest])
     check_adjoints(graph, x0.device)
     check_sizes(graph)
     return graph

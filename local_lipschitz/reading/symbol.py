@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,16 @@ class Traced(fx.Proxy):
 
     def __repr__(self) -> str:
         return f"a tensor of shape (batch, {', '.join(str(n) for n in self.unbatched)})"
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """A torch function or a method of a tensor; fx's own goes through all arguments twice."""
+        kwargs = kwargs or {}
+        first = first_traced((*args, *kwargs.values()))
+        assert first is not None
+        method = torch.overrides.is_tensor_method_or_property(function)
+        kind, target = ("call_method", function.__name__) if method else ("call_function", function)
+        return first.tracer.create_proxy(kind, target, args, kwargs)
 
     # what code asks of a tensor without looking at its values
 
@@ -190,7 +201,17 @@ def is_finite(value: Tensor) -> bool:
     """Whether no element is NaN or infinite; in one pass that allocates nothing."""
     if not value.is_floating_point() or value.numel() == 0:
         return True
-    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(value))
+    return all(math.isfinite(extreme) for extreme in torch.aminmax(value))
+
+
+def first_traced(values: Iterable[Any]) -> Traced | None:
+    """The first symbol among values, or in lists, tuples and dicts of them."""
+    for value in values:
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        found = value if isinstance(value, Traced) else first_traced(inside)
+        if found is not None:
+            return found
+    return None
 
 
 def is_traced(x: object) -> bool:
