@@ -21,7 +21,7 @@ ALWAYS = 8  # steps in which they are made orthogonal anyway: that costs little,
 SAFE = 0.2  # of √eps: the drift that is let be
 FAR = 0.01  # a drift that is not gone after one round
 SHORT = 1e-3  # of ‖Mv‖: what cancels to this is made orthogonal once more
-PIECE = 64  # of a vector, whose length is taken in the vector's dtype
+PIECE = 64  # of a float32 vector, whose length is taken in float32
 
 
 def _as_is(v: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ def _components(part: Tensor, w: Tensor) -> Tensor:
 
 
 def _norm(v: Tensor) -> Tensor:
-    """Euclidean norms (B, 1) in float64; of long vectors from the norms of short pieces, several times faster."""
-    if v.shape[1] > LARGE and v.shape[1] % PIECE == 0:
+    """Euclidean norms (B, 1) in float64; of long float32 vectors from those of short pieces, several times faster."""
+    if v.dtype is not torch.float64 and v.shape[1] > LARGE and v.shape[1] % PIECE == 0:
         v = torch.linalg.vector_norm(v.reshape(len(v), -1, PIECE), dim=2)
     return torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=torch.float64)

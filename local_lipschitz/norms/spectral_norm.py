@@ -98,7 +98,7 @@ def lanczos_norms(
         a, b = (x[due[left]] for x in lanczos.coefficients())
         ritz = Ritz.from_steps(a, b, live[due], failure_probability, torch.finfo(operator.dtype).eps)
         lower = ritz.lower()
-        rounding = products[due] + _vector_rounding(operator.dtype, lanczos.steps) * lower
+        rounding = products[due] + _vector_rounding(operator, lanczos.steps) * lower
         share = np.maximum(tolerance - rounding / np.where(lower > 0.0, lower, math.inf), 0.5 * tolerance)
         fresh = checks.passed(due, lanczos.steps, ritz.missing(share))
         if fresh.any():
@@ -118,13 +118,14 @@ def lanczos_norms(
     return Norms(*values, failure_probability, passes)
 
 
-def _vector_rounding(dtype: torch.dtype, steps: int) -> float:
+def _vector_rounding(operator: Operator, steps: int) -> float:
     """What the rounding of the vectors and of their lengths may change in a Ritz value's root, relatively.
 
     A step leaves at most LOCAL·u‖M‖² beside its three terms: together an E with ‖E‖ ≤ 2√k·LOCAL·u‖M‖² in MᵀM. Lengths
-    are summed PIECE squares at a time. docs/rounding.md.
+    are summed in float64, where it pays from those of PIECE elements. docs/rounding.md.
     """
-    return (LOCAL * math.sqrt(steps) + PIECE / 2 + 4) * unit_roundoff(dtype) + steps * gamma_n(16)
+    lengths = gamma_n(max(operator.rows, operator.columns)) + steps * gamma_n(16)
+    return (LOCAL * math.sqrt(steps) + PIECE / 2 + 4) * unit_roundoff(operator.dtype) + lengths
 
 
 def _gaussian(operator: Operator, generator: torch.Generator | None) -> tuple[np.ndarray, Tensor]:

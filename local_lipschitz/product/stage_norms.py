@@ -22,6 +22,7 @@ from ..norms.spectral_norm import DENSE_SIDE, Norms, dense_norms, lanczos_norms
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
 TINY_COST = 1_000_000  # multiplications
 CHEAP = 300_000  # multiplications: in float64 they take no longer, and nothing is to be added for rounding
+CLOSE, CLOSEST = 0.95, 0.5  # of the tolerance, at which norms stop, and cheap ones: a few steps more cost hardly more
 PRODUCT_SLACK = 1e-15  # of one product in float64
 SINGLE = 1e10  # products of largest entries, and norms, within this factor of 1 are far from the ends of float32
 
@@ -90,8 +91,9 @@ class StageNorms:
             ones = torch.ones(1, *stage.out_shape, dtype=torch.float64, device=live.device)
             r = (ones if r is None else r) / unit.reshape(-1, *(1,) * len(stage.out_shape))
         operator = self._operator(stage, source, r, live, dtype)
+        aim = self.tolerance * (CLOSEST if stage.cost <= CHEAP else CLOSE)
         with _kernels_for(operator.batch * stage.cost, live.device):
-            norms = lanczos_norms(operator, self.tolerance, self.share, self.generator)
+            norms = lanczos_norms(operator, aim, self.share, self.generator)
         return Norms(unit * norms.estimate, unit * norms.upper, norms.failure_probability, norms.passes)
 
     def _operator(

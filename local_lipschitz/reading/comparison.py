@@ -54,7 +54,7 @@ def check_numbers(net: nn.Module, first: Graph, second: Graph) -> None:
 
 
 def check_output(net: nn.Module, written: Graph, graph: Graph, x: Tensor, outputs: list[Any]) -> None:
-    """ValueError unless `outputs`, the module's at parts of x in its own dtype, are those of the graph but for rounding.
+    """ValueError unless `outputs`, the module's at parts of x in its dtype, are those of the graph but for rounding.
 
     written: the graph layer by layer as the module has it, before folding, and so with its rounding. Where that of
     float32 may hide a difference, the module is run in float64, too, if it can be.

@@ -97,9 +97,9 @@ class Traced(fx.Proxy):
         return f"a tensor of shape (batch, {', '.join(str(n) for n in self.unbatched)})"
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(cls, function: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
         """A torch function or a method of a tensor; fx's own goes through all arguments twice."""
-        kwargs = kwargs or {}
+        args, kwargs = args or (), kwargs or {}
         first = first_traced((*args, *kwargs.values()))
         assert first is not None
         method = torch.overrides.is_tensor_method_or_property(function)
