@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..layers.activations import Interval
 from ..layers.graph import Graph
-from ..layers.layer import INPUT, keep
-from ..layers.linear_maps import total
+from ..layers.layer import INPUT
+from ..layers.linear_maps import keep, total
 from ..layers.rounding import row_norms
 from ..layers.stage import Stage
 from ..product.propagation import LEAST, Source, times

@@ -90,11 +90,6 @@ class Layer:
         return replace(self, op=op, bias=None)
 
 
-def keep(a: Tensor) -> Tensor:
-    """The change that leaves entries as they are, but in another dtype."""
-    return a
-
-
 def zeros(like: Tensor, op: Concat, i: int) -> Tensor:
     """What stands for input i of a concatenation where it is zero; `like` is another of its inputs."""
     shape = list(like.shape)

@@ -24,6 +24,11 @@ Change = Callable[[Tensor], Tensor]  # of entries, elementwise, with change(0) =
 CHUNK = 2**20  # entries of a large weight that are copied at a time: they stay in the cache
 
 
+def keep(a: Tensor) -> Tensor:
+    """The change that leaves entries as they are, but in another dtype."""
+    return a
+
+
 @dataclass(frozen=True)
 class LinearMap:
     """A: (B, *in_shape) -> (B, *out_shape). Subclasses say how.
@@ -52,7 +57,7 @@ class LinearMap:
 
     def apply_changed(self, x: Tensor, change: Change) -> Tensor:
         """entries(change) applied to x, in the dtype of x; `change` is given copies and may work in place."""
-        return self.entries(lambda a: change(a.to(x.dtype, copy=True))).apply(x)
+        return self.entries(lambda a: change(a.to(x.dtype, copy=change is not keep))).apply(x)
 
     def to(self, dtype: torch.dtype) -> LinearMap:
         """The same map in another dtype."""
@@ -83,7 +88,7 @@ class Dense(LinearMap):
 
     def apply_changed(self, x: Tensor, change: Change) -> Tensor:
         """Some rows at a time: writing a large weight to memory once more takes ten times as long as its product."""
-        if self.weight.numel() <= CHUNK:
+        if self.weight.numel() <= CHUNK or (change is keep and self.weight.dtype is x.dtype):
             return super().apply_changed(x, change)
         rows = max(1, CHUNK // self.weight.shape[1])
         copy = x.new_empty(rows, self.weight.shape[1])

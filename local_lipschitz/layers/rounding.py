@@ -17,7 +17,7 @@ from ..numerics import UNDERFLOW, gamma_n, of_computed
 from .activations import RELU, Activation, PiecewiseLinear
 from .graph import Graph
 from .layer import INPUT, Layer, Sum
-from .linear_maps import LinearMap
+from .linear_maps import Dense, LinearMap
 from .max_pooling import MaxPool
 from .short_sums import in_short_sums
 from .stage import Stage
@@ -108,13 +108,26 @@ def row_norms(stage: Stage, source: str, d: Tensor) -> Tensor:
     return stage.row_norms(source, d.double()) * (1.0 + of_computed(count))
 
 
-def norm_rounding(stage: Stage, source: str, r: Tensor | None, live: Tensor, dtype: torch.dtype) -> Tensor:
+def norms_of(rows: Tensor) -> Tensor:
+    """Euclidean norms (B,) of (B, *shape), rounded up."""
+    return torch.linalg.vector_norm(rows.flatten(1), dim=1) * (1.0 + of_computed(rows[0].numel() + 2))
+
+
+def norm_rounding(
+    stage: Stage, source: str, sizes: Tensor, r: Tensor | None, live: Tensor, dtype: torch.dtype
+) -> Tensor:
     """‖M' − R A D‖ for every M' that rounding in `dtype` may make of R A D, (1 or B,): γ_N ‖R |A_L|…|A_1| D‖.
 
-    r, live as for `StageNorms`; in float32 long sums are `in_short_sums`. The norm of a matrix is at most √(largest row
-    sum · largest column sum).
+    r, live as for `StageNorms`, sizes: r_i‖a_iᵀD‖; in float32 long sums are `in_short_sums`. The norm of a matrix is at
+    most √(largest row sum · largest column sum); and at most ‖·‖_F, which is near it for a matrix whose entries do not
+    repeat, and small enough in float64.
     """
     N = roundings(in_short_sums(stage) if dtype is torch.float32 else stage) + 4  # with R, D and their roundings
+    sums = [layer.op for layer in stage.layers if isinstance(layer.op, LinearMap) and not layer.op.one_per_row]
+    matrices = all(isinstance(op, Dense) and len(op.in_shape) == 1 for op in sums)
+    if (matrices or dtype is torch.float64) and not sums_products(stage, source):
+        unit = sizes.flatten(1).amax(1).clamp(min=torch.finfo(sizes.dtype).tiny)  # squares would vanish
+        return of_computed(N, dtype) * unit * norms_of(sizes / unit.reshape(-1, *(1,) * (sizes.dim() - 1)))
     sums_up = 1.0 + 2.0 * of_computed(roundings(stage) + 4, dtype)  # the rounding of the row and column sums
     absolute, d = stage.entries(Tensor.abs).to(dtype), live.to(dtype)
     R = None if r is None else r.to(dtype)

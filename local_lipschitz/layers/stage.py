@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layer import Layer, Nonlinear, Sum, keep
-from .linear_maps import Change, LinearMap, Shape, size
+from .layer import Layer, Nonlinear, Sum
+from .linear_maps import Change, LinearMap, Shape, keep, size
 from .rearranging import Reshape
 
 

@@ -16,7 +16,7 @@ from ..layers.graph import Graph
 from ..layers.layer import INPUT
 from ..layers.linear_maps import total
 from ..layers.max_pooling import MaxPool, pool_anything
-from ..layers.rounding import affine_rounding, apply_rounding, roundings, row_norms
+from ..layers.rounding import affine_rounding, apply_rounding, norms_of, roundings, row_norms
 from ..layers.stage import Stage
 from ..numerics import of_computed
 from .stage_norms import StageNorms
@@ -196,11 +196,6 @@ def stage_gain(
 def times(a: Tensor, b: Tensor) -> Tensor:
     """A gain a·b for a, b ≥ 0: 0 where one of them is, even if the other is infinite, and never by underflow."""
     return torch.where((a == 0) | (b == 0), 0.0, (a * b).clamp(min=LEAST))
-
-
-def norms_of(rows: Tensor) -> Tensor:
-    """Euclidean norms (B,) of (B, *shape), rounded up."""
-    return torch.linalg.vector_norm(rows.flatten(1), dim=1) * (1.0 + of_computed(rows[0].numel() + 2))
 
 
 def _per_input(factor: Tensor, like: Tensor) -> Tensor:

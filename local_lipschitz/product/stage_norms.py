@@ -22,7 +22,7 @@ from ..norms.spectral_norm import DENSE_SIDE, Norms, dense_norms, lanczos_norms
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
 TINY_COST = 1_000_000  # multiplications
 CHEAP = 300_000  # multiplications: in float64 they take no longer, and nothing is to be added for rounding
-CLOSE, CLOSEST = 0.95, 0.5  # of the tolerance, at which norms stop, and cheap ones: a few steps more cost hardly more
+CLOSE, CLOSER = 0.95, 0.5  # of the tolerance, where norms stop, and cheap ones: a few steps more cost hardly more
 PRODUCT_SLACK = 1e-15  # of one product in float64
 SINGLE = 1e10  # products of largest entries, and norms, within this factor of 1 are far from the ends of float32
 
@@ -49,21 +49,22 @@ class StageNorms:
 
         rows: ‖a_iᵀD‖, float64, rounded up. The largest r_i ‖a_iᵀD‖ is the scale of what is alive.
         """
-        scale = (rows if r is None else r * rows).flatten(1).amax(1) * (1.0 + PRODUCT_SLACK)
+        sizes = rows if r is None else r * rows * (1.0 + PRODUCT_SLACK)
+        scale = sizes.flatten(1).amax(1)
         if stage.is_selection(source):
             return scale
         random, stage = by_passes(stage, source), stage.of(source)
-        norms = self._by_passes(stage, source, scale, r, live) if random else _dense(stage, source, r, live)
+        norms = (self._by_passes if random else _dense)(stage, source, sizes, r, live)
         self.work += norms.passes * stage.cost
         if not self.certified:
             return norms.estimate
         self.failure_spent += norms.failure_probability
         return norms.upper if sums_products(stage, source) else torch.maximum(norms.upper, scale)
 
-    def _by_passes(self, stage: Stage, source: str, scale: Tensor, r: Tensor | None, live: Tensor) -> Norms:
+    def _by_passes(self, stage: Stage, source: str, sizes: Tensor, r: Tensor | None, live: Tensor) -> Norms:
         """Lanczos from one start: in `dtype` the matrices whose scale it holds, in float64 others and cheap ones."""
         batch = _batch(r, live)
-        scale = scale.expand(batch)
+        scale = sizes.flatten(1).amax(1).expand(batch)
         single = torch.zeros_like(scale, dtype=torch.bool)
         cheap = stage.cost <= CHEAP
         if not cheap and not sums_products(stage, source) and working_dtype([stage], self.dtype) is torch.float32:
@@ -76,33 +77,35 @@ class StageNorms:
             at = which.nonzero()[:, 0]
             self.generator.set_state(state)
             some = partial(_some, kept=at)
-            norms = self._lanczos(stage, source, scale[at], _changed(r, some), some(live), dtype)
+            norms = self._lanczos(stage, source, some(sizes), _changed(r, some), some(live), dtype)
             estimate[at], upper[at] = norms.estimate, norms.upper
             passes += norms.passes * len(at) / batch
         return Norms(estimate, upper, self.share, passes)
 
     def _lanczos(
-        self, stage: Stage, source: str, scale: Tensor, r: Tensor | None, live: Tensor, dtype: torch.dtype
+        self, stage: Stage, source: str, sizes: Tensor, r: Tensor | None, live: Tensor, dtype: torch.dtype
     ) -> Norms:
-        """Of R A D/scale, so that no square vanishes, where that is far from 1."""
+        """Of R A D over its largest row, so that no square vanishes, where that is far from 1."""
+        scale = sizes.flatten(1).amax(1).expand(_batch(r, live))
         near = (scale >= 1.0 / SINGLE) & (scale <= SINGLE)
         unit = torch.where(near | (scale == 0.0), 1.0, scale)
         if bool((unit != 1.0).any()):
             ones = torch.ones(1, *stage.out_shape, dtype=torch.float64, device=live.device)
-            r = (ones if r is None else r) / unit.reshape(-1, *(1,) * len(stage.out_shape))
-        operator = self._operator(stage, source, r, live, dtype)
-        aim = self.tolerance * (CLOSEST if stage.cost <= CHEAP else CLOSE)
+            each = unit.reshape(-1, *(1,) * len(stage.out_shape))
+            r, sizes = (ones if r is None else r) / each, sizes / each
+        rounding = norm_rounding(stage, source, sizes, r, live, dtype).expand(_batch(r, live))
+        operator = self._operator(stage, source, r, live, rounding, dtype)
+        aim = self.tolerance * (CLOSER if stage.cost <= CHEAP else CLOSE)
         with _kernels_for(operator.batch * stage.cost, live.device):
             norms = lanczos_norms(operator, aim, self.share, self.generator)
         return Norms(unit * norms.estimate, unit * norms.upper, norms.failure_probability, norms.passes)
 
     def _operator(
-        self, stage: Stage, source: str, r: Tensor | None, live: Tensor, dtype: torch.dtype
+        self, stage: Stage, source: str, r: Tensor | None, live: Tensor, rounding: Tensor, dtype: torch.dtype
     ) -> Operator:
         """R A D as a batch of operators on flat vectors."""
         in_shape, out_shape = stage.in_shapes[source], stage.out_shape
         summed = in_short_sums(stage) if dtype is torch.float32 else stage
-        rounding = norm_rounding(stage, source, r, live, dtype).expand(_batch(r, live))
         cast, d, R, batch = summed.to(dtype), _factor(live, dtype), _factor(r, dtype), _batch(r, live)
         flat, shaped = _flat, _shaped
         if pays_channels_last(stage, batch, live.device, dtype):
@@ -229,7 +232,7 @@ def _kernels_for(cost: int, device: torch.device) -> Iterator[None]:
         onednn.__exit__(None, None, None)
 
 
-def _dense(stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Norms:
+def _dense(stage: Stage, source: str, sizes: Tensor, r: Tensor | None, live: Tensor) -> Norms:
     """Dense norms in float64, a part of the batch at a time."""
     A = stage.matrix(source, live.new_zeros((), dtype=torch.float64))
     batch = _batch(r, live)
@@ -241,4 +244,4 @@ def _dense(stage: Stage, source: str, r: Tensor | None, live: Tensor) -> Norms:
         for rows_part, columns_part in zip(rows.split(part), columns.split(part), strict=True)
     ]
     estimate, upper = torch.cat([n.estimate for n in norms]), torch.cat([n.upper for n in norms])
-    return Norms(estimate, upper + norm_rounding(stage, source, r, live, torch.float64), 0.0, 0)
+    return Norms(estimate, upper + norm_rounding(stage, source, sizes, r, live, torch.float64), 0.0, 0)
