@@ -7,18 +7,21 @@ Rounding is bounded from the magnitudes of the summands and added outward.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from local_lipschitz.layers.linear_maps import size
+from local_lipschitz.layers.linear_maps import Shape, size
 from local_lipschitz.layers.max_pooling import MaxPool
 from other_methods.common.network import Link, Network
 from other_methods.common.preactivation import gamma
 from other_methods.common.preactivation_passes import Range, Windows
+from other_methods.common.windows import Box, Part, behind, cut, place, tiles
 
-CHUNK = 2**24  # elements of a batch of columns
+CHUNK = 2**22  # elements of a batch of columns
+TILE = 2  # elements along an axis of what is followed through a network at a time
 WORK = 3e10  # multiplications that RecurJac's recursion may take for one layer
 
 Interval = tuple[Tensor, Tensor]
@@ -104,18 +107,23 @@ def units_of(net: Network, known: list[Range]) -> list[Relu | Pool]:
 
 def forward_bounds(net: Network, known: list[Range]) -> Interval:
     """FastLip: L ≤ J ≤ U, elementwise, (outputs, inputs), in interval arithmetic from the first layer on."""
-    units = units_of(net, known)
-    widest = max(size(shape) for link in net.links for shape in (link.in_shape, link.out_shape))
-    parts = []
-    for columns in _unit_vectors(net.links[0], max(1, CHUNK // widest)):
-        low = high = net.links[0].apply(columns)
-        if net.links[0].rounding:
-            error = _rounding(net.links[0], columns)
-            low, high = low - error, high + error
-        for unit, link in zip(units, net.links[1:], strict=True):
-            low, high = _through(link, *unit.forward(low, high))
-        parts.append((low.flatten(1), high.flatten(1)))
-    return torch.cat([low for low, _ in parts]).mT, torch.cat([high for _, high in parts]).mT
+    first, outputs = net.links[0], size(net.links[-1].out_shape)
+    J_low, J_high = torch.zeros(2, outputs, *first.in_shape, dtype=torch.float64)
+    for tile in tiles(first, first.in_shape, TILE):
+        part, units = _reached(net, known, tile)
+        parts = []
+        for columns in _unit_vectors(part, tile, first.in_shape, CHUNK // _widest(part.net.links)):
+            low = high = part.net.links[0].apply(columns)
+            if first.rounding:
+                error = _rounding(part.net.links[0], columns)
+                low, high = low - error, high + error
+            for unit, link in zip(units, part.net.links[1:], strict=True):
+                low, high = _through(link, *unit.forward(low, high))
+            parts.append((low.flatten(1), high.flatten(1)))
+        for J, ends in zip((J_low, J_high), zip(*parts, strict=True), strict=True):
+            there = cut(J, tile)
+            there[:] = torch.cat(ends).mT.reshape(there.shape)
+    return J_low.flatten(1), J_high.flatten(1)
 
 
 def jacobian_bounds(net: Network, known: list[Range], work: float = WORK) -> list[Interval]:
@@ -136,40 +144,71 @@ def jacobian_bounds(net: Network, known: list[Range], work: float = WORK) -> lis
         middle, half = link.adjoint(0.5 * (low + high)), link.absolute.adjoint(0.5 * (high - low)).clamp(min=0.0)
         slack = 2.0 * _rounding_adjoint(link, torch.maximum(low.abs(), high.abs()))
         low, high = middle - half - slack, middle + half + slack
-        cost = 2 * outputs * size(link.in_shape) * (2 * sum(later.stage.cost for later in net.links[k + 1 : -1]) + 1)
-        if cost <= work and not link.is_identity:  # through which the recursion only repeats that of the next layer
-            recursive = [_recursive_upper(net, units, found, k, sign) for sign in (1.0, -1.0)]
-            high = torch.minimum(high, recursive[0].reshape_as(high))
-            low = torch.maximum(low, -recursive[1].reshape_as(low))
+        if not link.is_identity and _work(net, known, k) <= work:  # of an identity it repeats that of the next layer
+            recursive = [_recursive_upper(net, known, found, k, sign) for sign in (1.0, -1.0)]
+            high = torch.minimum(high, recursive[0])
+            low = torch.maximum(low, -recursive[1])
         found.insert(0, (low, high))
     return [(low.flatten(1), high.flatten(1)) for low, high in found]
 
 
-def _recursive_upper(
-    net: Network, units: list[Relu | Pool], found: list[Interval], k: int, sign: float
-) -> Tensor:
-    """Elementwise upper bound of sign·Y_k, (outputs, n_{k−1}), from the bounds `found` of Y_{k+1} … Y_n.
+def _work(net: Network, known: list[Range], k: int) -> int:
+    """Multiplications of RecurJac's recursion for link k, products with the entries and with their magnitudes."""
+    link, outputs, work = net.links[k], size(net.links[-1].out_shape), 0
+    for tile in tiles(link, link.in_shape, TILE):
+        columns = link.in_shape[0] * math.prod(stop - start for start, stop in tile)
+        later = behind(net.links[k:], tile).net.links[1:-1]
+        work += 2 * outputs * columns * (2 * sum(each.stage.cost for each in later) + 1)
+    return work
+
+
+def _recursive_upper(net: Network, known: list[Range], found: list[Interval], k: int, sign: float) -> Tensor:
+    """Elementwise upper bound of sign·Y_k, (outputs, *shape), from the bounds `found` of Y_{k+1} … Y_n.
 
     Y_k = Y_{k+1} D_k W_k. What a unit carries is taken on to Y_{k+2} as one matrix; what it spends is added up.
     """
-    links, outputs = net.links, len(found[0][0])
-    widest = max(size(shape) for link in links[k:-1] for shape in (link.in_shape, link.out_shape))
-    columns_at_once = max(1, CHUNK // (outputs * widest))
-    totals = []
-    for columns in _unit_vectors(links[k], columns_at_once):
-        count = len(columns)
-        M, error = sign * links[k].apply(columns)[None], _rounding(links[k], columns)[None]  # (1 or outputs, count, …)
-        total = torch.zeros(outputs, count, dtype=torch.float64)
-        for j, (low, high) in enumerate(found, start=k):
-            low, high = low[:, None], high[:, None]
-            magnitude = units[j].largest(error + gamma(size(links[j].out_shape)) * M.abs())
-            M, spent = units[j].worst(M, low, high)
-            total = total + (spent + torch.maximum(low.abs(), high.abs()) * magnitude).flatten(2).sum(2)
-            if j < len(links) - 2:
-                error, M = _rounding(links[j + 1], M.flatten(0, 1)), links[j + 1].apply(M.flatten(0, 1))
-                error, M = (x.reshape(outputs, count, *links[j + 1].out_shape) for x in (error, M))
-        totals.append(total + torch.maximum(low * M, high * M).flatten(2).sum(2))
-    return torch.cat(totals, 1)
+    link, outputs = net.links[k], len(found[0][0])
+    upper = torch.zeros(outputs, *link.in_shape, dtype=torch.float64)
+    for tile in tiles(link, link.in_shape, TILE):
+        part, units = _reached(net, known, tile, k)
+        found_there = [(cut(low, b), cut(high, b)) for (low, high), b in zip(found, part.reads[1:], strict=True)]
+        at_once = CHUNK // (outputs * _widest(part.net.links[:-1]))
+        totals = [
+            _recursion(part.net.links, units, found_there, sign, columns)
+            for columns in _unit_vectors(part, tile, link.in_shape, at_once)
+        ]
+        there = cut(upper, tile)
+        there[:] = torch.cat(totals, 1).reshape(there.shape)
+    return upper
+
+
+def _recursion(
+    links: Sequence[Link], units: list[Relu | Pool], found: list[Interval], sign: float, columns: Tensor
+) -> Tensor:
+    """Upper bounds (outputs, columns) of sign·Y_k's columns; links from k on, with the bounds of what follows each."""
+    outputs, count = len(found[0][0]), len(columns)
+    M, error = sign * links[0].apply(columns)[None], _rounding(links[0], columns)[None]  # (1 or outputs, count, …)
+    total = torch.zeros(outputs, count, dtype=torch.float64)
+    for j, (low, high) in enumerate(found):
+        low, high = low[:, None], high[:, None]
+        magnitude = units[j].largest(error + gamma(size(links[j].out_shape)) * M.abs())
+        M, spent = units[j].worst(M, low, high)
+        total = total + (spent + torch.maximum(low.abs(), high.abs()) * magnitude).flatten(2).sum(2)
+        if j < len(links) - 2:
+            error, M = _rounding(links[j + 1], M.flatten(0, 1)), links[j + 1].apply(M.flatten(0, 1))
+            error, M = (x.reshape(outputs, count, *links[j + 1].out_shape) for x in (error, M))
+    return total + torch.maximum(low * M, high * M).flatten(2).sum(2)
+
+
+def _reached(net: Network, known: list[Range], tile: Box, k: int = 0) -> tuple[Part, list[Relu | Pool]]:
+    """What the tile of link k's input reaches, and the units there."""
+    part = behind(net.links[k:], tile)
+    there = [Range(cut(r.low, b), cut(r.high, b)) for r, b in zip(known[k:], part.gives, strict=False)]
+    return part, units_of(part.net, there)
+
+
+def _widest(links: Sequence[Link]) -> int:
+    return max(size(shape) for link in links for shape in (link.in_shape, link.out_shape))
 
 
 def _through(link: Link, low: Tensor, high: Tensor) -> Interval:
@@ -192,11 +231,13 @@ def _unit_rounding(link: Link) -> float:
     return max(1, len(link.stage.layers)) * gamma(link.stage.terms)
 
 
-def _unit_vectors(link: Link, batch: int) -> Iterator[Tensor]:
-    """The unit vectors of what the link reads, (batch, *in_shape) at a time."""
-    n = size(link.in_shape)
+def _unit_vectors(part: Part, tile: Box, shape: Shape, batch: int) -> Iterator[Tensor]:
+    """The unit vectors of the tile's elements as the part reads them, at most `batch` (≥ 1) at a time."""
+    sides = (shape[0], *(stop - start for start, stop in tile))
+    n, batch = size(sides), max(1, batch)
     for start in range(0, n, batch):
         count = min(batch, n - start)
         columns = torch.zeros(count, n, dtype=torch.float64)
         columns[torch.arange(count), start + torch.arange(count)] = 1.0
-        yield columns.reshape(count, *link.in_shape)
+        columns = columns.reshape(count, *sides)
+        yield columns if part.reads[0] == tile else place(columns, tile, shape)

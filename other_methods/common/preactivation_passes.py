@@ -3,7 +3,8 @@
 The same bounds as in preactivation.py, for convolutions and max pooling as well. Max pooling in CROWN: below lies the
 element with the largest lower bound; above, that element where no other can exceed it, else the largest upper bound.
 Guaranteed: l ≤ y_k(x) ≤ u on the whole ball, in exact arithmetic with the given weights, rounding added outward.
-Cost: intervals two passes; CROWN a backward pass for each relu whose sign the intervals leave open, twice.
+Cost: intervals two passes; CROWN two backward passes for each relu whose sign the intervals leave open, through what
+it reads.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from local_lipschitz.layers.max_pooling import MaxPool
 from other_methods.chain import Ball, Domain
 from other_methods.common.network import Link, Network
 from other_methods.common.preactivation import Bounds, gamma
+from other_methods.common.windows import before, cut, tiles
 
-CHUNK = 2**24  # elements of a batch of backward passes
+CHUNK = 2**22  # elements of a batch of backward passes
 
 
 class Range(NamedTuple):
@@ -97,19 +99,29 @@ def _reach(link: Link, domain: Ball) -> Tensor:
 
 
 def _crown(net: Network, domain: Ball, known: list[Range], sizes: list[Tensor], box: Range, k: int) -> Range:
-    """The box with CROWN's bounds for the elements whose sign it leaves open."""
-    link = net.links[k]
-    low, high = (y.flatten().clone() for y in box)
-    slacks = [_slack(*pair) for pair in zip(net.links[: k + 1], sizes, strict=False)]
-    largest = max(max(size(earlier.in_shape), size(earlier.out_shape)) for earlier in net.links[: k + 1])
-    unsure = ((low < 0) & (high > 0)).nonzero()[:, 0]
-    for part in unsure.split(max(1, CHUNK // largest)) if len(unsure) else ():
-        rows = torch.zeros(len(part), size(link.out_shape), dtype=torch.float64)
-        rows[torch.arange(len(part)), part] = 1.0
-        rows = rows.reshape(-1, *link.out_shape)
-        high[part] = torch.minimum(high[part], _upper(net, domain, known, slacks, rows, k))
-        low[part] = torch.maximum(low[part], -_upper(net, domain, known, slacks, -rows, k))
-    return Range(low.reshape(1, *link.out_shape), high.reshape(1, *link.out_shape))
+    """The box with CROWN's bounds for the elements whose sign it leaves open, those of one place after another."""
+    links = net.links[: k + 1]
+    bounds = Range(box.low.clone(), box.high.clone())
+    slacks = [_slack(*pair) for pair in zip(links, sizes, strict=False)]
+    x0 = torch.from_numpy(domain.x0).reshape(1, *links[0].in_shape)
+    for tile in tiles(links[k], links[k].out_shape, 1):
+        low, high = (cut(y, tile) for y in bounds)
+        unsure = ((low < 0) & (high > 0)).nonzero()
+        if not len(unsure):
+            continue
+        part = before(links, tile)
+        ball = Ball(cut(x0, part.reads[0]).flatten().numpy(), domain.eps, domain.p)
+        ranges_there = [Range(cut(r.low, b), cut(r.high, b)) for r, b in zip(known, part.gives, strict=False)]
+        slacks_there = [cut(slack, b) for slack, b in zip(slacks, part.gives, strict=True)]
+        largest = max(max(size(link.in_shape), size(link.out_shape)) for link in part.net.links)
+        for each in unsure.split(max(1, CHUNK // (2 * largest))):
+            at, rows = tuple(each.T), torch.zeros(len(each), *low.shape[1:], dtype=torch.float64)
+            one: tuple = (torch.arange(len(each)), *at[1:])
+            rows[one] = 1.0
+            upper = _upper(part.net, ball, ranges_there, slacks_there, torch.cat([rows, -rows]), k)
+            high[at] = torch.minimum(high[at], upper[: len(each)])
+            low[at] = torch.maximum(low[at], -upper[len(each) :])
+    return bounds
 
 
 def _upper(net: Network, domain: Ball, known: list[Range], slacks: list[Tensor], A: Tensor, k: int) -> Tensor:
