@@ -35,6 +35,7 @@ from .reading.read import read
 
 EPS_MIN, EPS_MAX = 1e-15, 1e9  # the radii that are searched
 GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they are far from holding
+STEEP = 3.0  # d log h / d log ε that is taken for upward steps of the joint bound, whose failures are dear
 MAX_EVALUATIONS = 60
 VAGUE = 1e-6  # of the margin: an error of the outputs that more work is spent on
 JUMP = 4.0  # d log h / d log ε that is taken for a jump
@@ -207,7 +208,7 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float, progress: bool
         active &= (hi > lo * (1.0 + rtol)) & (lo < EPS_MAX) & (hi > EPS_MIN) & (evaluations < MAX_EVALUATIONS)
         before, width = width, (hi / lo).log()
         slow = torch.where(before.isfinite() & (width > 0.51 * before), slow + 1, 0)
-        eps = _next(lo, f_lo, hi, f_hi, slow, rtol)
+        eps = _next(lo, f_lo, hi, f_hi, slow, rtol, certificate.bound is joint_bound)
         show(int((~active).sum()))
     return Radius(lo, certificate.label, limiting, evaluations, failure)
 
@@ -218,16 +219,20 @@ def _seed(seed: int, bound: Callable[..., Any], evaluation: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _next(lo: Tensor, f_lo: Tensor, hi: Tensor, f_hi: Tensor, slow: Tensor, rtol: float) -> Tensor:
+def _next(
+    lo: Tensor, f_lo: Tensor, hi: Tensor, f_hi: Tensor, slow: Tensor, rtol: float, careful: bool = False
+) -> Tensor:
     """The ε to try next in each bracket (lo, hi), of which 0 and ∞ are not known yet; f = log h.
 
     L(ε) does not decrease, so f grows at least as fast as log ε: from any ε, the step to ε/h(ε) reaches the other side.
     It brackets, and it moves the other end where secants have moved only one (`slow`). Where f jumps, because an
-    element stops being constant, only halves help.
+    element stops being constant, only halves help. careful: upwards in steps that mostly hold, down to one of 1 + rtol,
+    which ends the search if it fails.
     """
     target = math.log1p(-rtol / 2)
     across_up, across_down = lo * (-f_lo).exp() * (1.0 + rtol), hi * (-f_hi).exp() * (1.0 - rtol)
-    upwards = torch.minimum(across_up, GROWTH * lo)
+    upwards = lo * (-f_lo / STEEP).exp().clamp(min=1.0 + rtol) if careful else across_up
+    upwards = torch.minimum(upwards, GROWTH * lo)
     downwards = torch.where(f_hi.isinf(), hi / GROWTH, across_down)
 
     width, rise = (hi / lo).log(), f_hi - f_lo

@@ -155,7 +155,7 @@ class Functions:
         if len(mu) == 0:
             return mu
         NN = self.NN_diagonal if each else self.NN
-        found = improve(self.groups, Wanted(self.P, self.NQ, NN, target), mu, steps)
+        found = improve(self.groups, Wanted(self.delta, self.P, self.NQ, NN, target), mu, steps)
         for part in (0.0, 0.01, 0.1, 0.5):
             mixed = found + part * (mu - found) if part else found  # the feasible multipliers are a convex set
             if self.groups.factor(mixed, self.among) is not None:

@@ -96,6 +96,11 @@ def least_mu(error: Tensor, tau: Tensor) -> Tensor:
 
 
 def add_gram(gram: Tensor, T: Tensor, spans: list[tuple[int, int]], sign: float = 1.0) -> None:
-    """gram ± T Tᵀ, in place and in the lower triangle, for a T that is strictly lower triangular by layers."""
+    """gram ± T Tᵀ, in place and in the lower triangle, for a T that is strictly lower triangular by layers.
+
+    gram and T may lack their first rows, those of the first layer.
+    """
+    less = T.shape[1] - len(T)
     for first, end in spans[1:]:
-        gram[first:, first:end].addmm_(T[first:, :first], T[first:end, :first].T, alpha=sign)
+        rows, these = slice(first - less, None), slice(first - less, end - less)
+        gram[rows, these].addmm_(T[rows, :first], T[these, :first].T, alpha=sign)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .descent import Point, descend, inverse_of, log_norm, mixing, newton
+from .first_layer import eliminate, pays
 from .groups import Groups, add_gram
 
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
@@ -28,16 +29,18 @@ NEWTON = 1000  # groups, from which they do not pay
 SINGLE = 500  # groups, from which the other steps are in single precision
 FEWEST = 10  # quasi-Newton steps of a stage, of those that are left
 SURE = {torch.float64: 1e-6, torch.float32: 1e-3}  # that values are below their targets before they are proven
-FAR = 1.1  # times its target: a value that is seen to stay above that
+FAR = 1.02  # times its target: a value that is seen to stay above that
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Functions [N P] whose S is to become small: P and NQᵀ (k, G), NNᵀ (k, k) or, for each by itself, its diagonal.
+    """Functions [N P] whose S is to become small: N (k, n), P and NQᵀ (k, G), NNᵀ (k, k) or, for each
+    by itself, its diagonal.
 
     target: of their bounds, (1,) or for each (k,); None: as small as the steps allow.
     """
 
+    delta: Tensor
     P: Tensor
     NQ: Tensor
     NN: Tensor
@@ -50,7 +53,8 @@ class Wanted:
 
 def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int) -> Tensor:
     """Better multipliers μ; `steps` steps at most. Ends where targets are reached, or seen to be out of reach."""
-    rough = Interior(groups, wanted, mu, torch.float64 if len(mu) <= SINGLE else torch.float32)
+    dtype, whole = torch.float64 if len(mu) <= SINGLE else torch.float32, len(mu) <= NEWTON
+    rough = Interior(groups, wanted, mu, dtype, whole)
     start = mu
     for stage, (p, scaled_tau) in enumerate(STAGES):
         if steps <= 1:
@@ -72,48 +76,90 @@ def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int) -> Tensor:
     return mu
 
 
-class Interior:
-    """The objective in a dtype of its own, in units of the multipliers at the start."""
+@dataclass(frozen=True)
+class Solved:
+    """At some μ: L⁻¹C, Y and E (G, k); NNᵀ, which may have changed with the kinks that were eliminated.
 
-    def __init__(self, groups: Groups, wanted: Wanted, start: Tensor, dtype: torch.dtype) -> None:
+    inverses: of W, or its diagonals.
+    """
+
+    X: Tensor
+    Y: Tensor
+    E: Tensor
+    NN: Tensor
+    inverses: Diagonals | Full
+    log_det: float  # of W scaled by μ
+
+
+class Interior:
+    """The objective in a dtype of its own, in units of the multipliers at the start.
+
+    first: the number of kinks that are eliminated at each μ (first_layer.py), where that pays and W need not be whole.
+    """
+
+    def __init__(self, groups: Groups, wanted: Wanted, start: Tensor, dtype: torch.dtype, whole: bool = True) -> None:
         unit = start.sqrt()
         self.start, self.dtype, self.target = start, dtype, wanted.target
         self.spans, self.slack, self.least = groups.spans, groups.slack(len(wanted.P)), groups.least / start
-        self.QQ = (groups.QQ / unit[:, None]).div_(unit).to(dtype)
-        self.T = (groups.T / unit[:, None]).mul_(unit).to(dtype)
-        self.P, self.NQ, self.NN = (wanted.P * unit).to(dtype), (wanted.NQ / unit).to(dtype), wanted.NN.to(dtype)
+        count = groups.spans[0][1]
+        self.first = count if not whole and pays(groups.Q.shape[1], count, len(start)) else 0
+        if self.first:
+            Q = (groups.Q / unit[:, None]).to(dtype)
+            self.Q, self.others = Q[:count], torch.cat([Q[count:], wanted.delta.to(dtype)])
+        else:
+            self.QQ = (groups.QQ / unit[:, None]).div_(unit).to(dtype)
+            self.NQ, self.NN = (wanted.NQ / unit).to(dtype), wanted.NN.to(dtype)
+        self.each = wanted.each
+        self.T = (groups.T[self.first :] / unit[self.first :, None]).mul_(unit).to(dtype)
+        self.P = (wanted.P * unit).to(dtype)
 
-    def factor(self, x: Tensor) -> Tensor | None:
-        """The Cholesky factor of W at μ = x·start."""
-        W = self.QQ.neg()
+    def solve(self, x: Tensor, second: bool) -> Solved | None:
+        """W at μ = x·start, with its Cholesky factor L Lᵀ; None where it is not ≻ 0."""
+        diagonal, k, gone = ((1.0 - self.slack) * x - self.least).to(self.dtype), self.first, None
+        if k:
+            gone = eliminate(self.Q, self.others, diagonal[:k])
+            if gone is None:
+                return None
+            RQ, RN = gone.root[:, : len(self.T)], gone.root[:, len(self.T) :]
+            W, NQ = (RQ.T @ RQ).neg_(), RN.T @ RQ
+            NN = RN.square().sum(0) if self.each else RN.T @ RN
+        else:
+            W, NQ, NN = self.QQ.neg(), self.NQ, self.NN
         add_gram(W, self.T * x.sqrt(), self.spans, -1.0)
-        W.diagonal().add_(((1.0 - self.slack) * x - self.least).to(self.dtype))
+        W.diagonal().add_(diagonal[k:])
         L, info = torch.linalg.cholesky_ex(W)
-        return None if int(info) or not bool(torch.isfinite(L.diagonal()).all()) else L
+        if int(info) or not bool(torch.isfinite(L.diagonal()).all()):
+            return None
+        X = torch.linalg.solve_triangular(L, (NQ + (self.P * x) @ self.T.T).T, upper=False)
+        Y = torch.linalg.solve_triangular(L.T, X, upper=True)
+        E = self.P.T + self.T.T @ Y
+        inverses = Full(L, self.T, self.spans) if second else Diagonals(L, self.T, self.spans)
+        log_det = float(2.0 * L.diagonal().double().log().sum() - x[k:].double().log().sum())
+        if gone is not None:
+            Y = torch.cat([gone.response(RN + RQ @ Y), Y])
+            before = gone.diagonal(torch.linalg.solve_triangular(L, RQ.T, upper=False), x[:k])
+            inverses.diagonal, log_det = torch.cat([before, inverses.diagonal]), log_det + float(gone.log_det)
+        return Solved(X, Y, E, NN, inverses, log_det)
 
     def point(self, mu: Tensor, p: float, tau: float, second: bool = False) -> Point | None:
         """Value and derivatives in log μ: ∂S/∂μ_g = E_gE_gᵀ − Y_gY_gᵀ with Y = W⁻¹C, E = Pᵀ + TᵀY."""
         x = (mu / self.start).to(self.dtype)
-        L = self.factor(x)
-        if L is None:
+        solved = self.solve(x, second)
+        if solved is None:
             return None
-        X = torch.linalg.solve_triangular(L, (self.NQ + (self.P * x) @ self.T.T).T, upper=False)
-        Y = torch.linalg.solve_triangular(L.T, X, upper=True)  # (G, k)
-        E = self.P.T + self.T.T @ Y
-        each = self.NN.dim() == 1
+        X, Y, E, NN, inverses = solved.X, solved.Y, solved.E, solved.NN, solved.inverses
+        each = self.each
         if each:
-            S = (self.NN + (self.P.square() * x).sum(1) + X.square().sum(0)).double()
+            S = (NN + (self.P.square() * x).sum(1) + X.square().sum(0)).double()
             S = S.clamp(min=torch.finfo(torch.float64).tiny)
             value, weight = float(S.log().mean()), 1.0 / (S * len(S))
         else:
-            S, basis = torch.linalg.eigh((self.NN + (self.P * x) @ self.P.T + X.T @ X).double())
+            S, basis = torch.linalg.eigh((NN + (self.P * x) @ self.P.T + X.T @ X).double())
             value, weight = log_norm(S, p)
             E, Y = E @ basis.to(self.dtype), Y @ basis.to(self.dtype)
         weight = weight.to(self.dtype)
-        inverses = Full(L, self.T, self.spans) if second else Diagonals(L, self.T, self.spans)
         up = x * (E.square() @ weight + tau * inverses.through) + tau
         down = x * (Y.square() @ weight + tau * inverses.diagonal)
-        barrier = float(2.0 * L.diagonal().double().log().sum() - x.double().log().sum())
 
         def hessian() -> Tensor:
             # d²S = 2 RᵀW⁻¹R with R = T dμ E − dμ Y; what makes the logarithms concave is left out
@@ -130,7 +176,7 @@ class Interior:
         excess = self._excess(S if each else S[-1:])
         enough = excess is not None and bool((excess <= math.log1p(-SURE[self.dtype])).all())
         mean = 0.0 if excess is None else float(excess.mean())
-        return Point(value - tau * barrier, up.double(), down.double(), hessian, mean, enough)
+        return Point(value - tau * solved.log_det, up.double(), down.double(), hessian, mean, enough)
 
     def _excess(self, S: Tensor) -> Tensor | None:
         """log S less that of its target."""
@@ -138,17 +184,27 @@ class Interior:
 
 
 class Diagonals:
-    """The diagonals of W⁻¹ and of TᵀW⁻¹T, from W = L Lᵀ, layer by layer of the triangle."""
+    """The diagonals of W⁻¹ and of TᵀW⁻¹T, from W = L Lᵀ, layer by layer of the triangle.
+
+    W and T may lack the rows of the first layer; then so does the first of these diagonals.
+    """
 
     def __init__(self, L: Tensor, T: Tensor, spans: list[tuple[int, int]]) -> None:
-        self.diagonal, self.through = torch.empty_like(L[0]), torch.zeros_like(L[0])
-        for first, end in spans:
-            unit = L.new_zeros(len(L) - first, end - first)
-            unit.fill_diagonal_(1.0)
-            columns = torch.linalg.solve_triangular(L[first:, first:], unit, upper=False)
-            self.diagonal[first:end] = columns.square().sum(0)
-            columns = torch.linalg.solve_triangular(L[end:, end:], T[end:, first:end], upper=False)
-            self.through[first:end] = columns.square().sum(0)
+        less = T.shape[1] - len(T)
+        self.diagonal, self.through = torch.empty_like(L[0]), torch.zeros_like(T[0])
+        for from_, to in spans:
+            first, end = from_ - less, to - less
+            if end > 0:
+                self.diagonal[first:end] = self._inverse(L[first:, first:], end - first)
+            columns = torch.linalg.solve_triangular(L[end:, end:], T[end:, from_:to], upper=False)
+            self.through[from_:to] = columns.square().sum(0)
+
+    @staticmethod
+    def _inverse(L: Tensor, count: int) -> Tensor:
+        """The first `count` of the diagonal of (LLᵀ)⁻¹."""
+        unit = L.new_zeros(len(L), count)
+        unit.fill_diagonal_(1.0)
+        return torch.linalg.solve_triangular(L, unit, upper=False).square().sum(0)
 
 
 class Full:
