@@ -10,15 +10,16 @@ from torch import Tensor, nn
 
 from .attacks.on_ball import BallAttack
 from .inputs import check_eps, check_input, check_label, other_classes
-from .joint.bound import joint_bound
+from .joint.bound import VALUE_SLACK
+from .joint.bound import Job as JointJob
 from .layers.graph import Graph
 from .layers.rounding import logits
 from .margin.ball import Ball, scaled
 from .margin.bends import Limit, NotDense
-from .margin.bound import DENSE, ROWS, UP, by_shares, fallen
+from .margin.bound import DEAR, LARGE, UP, by_shares, fallen
 from .margin.box import Box, Region, check_box
 from .margin.branching import Node, branch
-from .margin.intervals import Local, local_network
+from .margin.intervals import Given, Local, local_network
 from .margin.solve import Wanted, proven, solve_all
 from .margin.start import moments, starts
 from .precision import no_tf32
@@ -29,9 +30,8 @@ from .product.stage_norms import StageNorms
 from .reading.read import read
 
 NODES = 100_000
-LARGE = 4500  # kinks up to which the margin certificate is worth its time and memory
 BRANCHED = 1200  # the size of a relaxation up to which there is time for more than a few nodes
-SHORT = 20  # steps of the joint bound, where there are too many kinks for the margin certificate
+SHORT = 20  # steps of the joint bound
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def verify(
     others = other_classes(label, y.shape[1])
     unit = torch.eye(y.shape[1], dtype=torch.float64, device=x0.device)
     C = unit[label][:, None] - unit[others]
-    norms = StageNorms(x0.dtype, graph, 2e-3, failure_probability, True, seed)
+    norms = StageNorms(x0.dtype, graph, 2e-3, 0.5 * failure_probability, True, seed)
     product = propagate(graph, x0, eps, norms)
     local = finish(graph, product, norms, C)
     assert local.fall is not None
@@ -110,9 +110,9 @@ def verify(
     attack = BallAttack(net, x0, eps, label, seed, box)
     open_ = (lower <= 0).nonzero()
     attack.descend(open_[:, 0], others[open_[:, 0], open_[:, 1]])
+    how = _How(graph, effort, 0.5 * failure_probability, seed, box)
     jobs = [
-        _Input(graph, net, attack, effort, seed, b, x0[b : b + 1], float(eps[b]), C[b], nominal[b], lower[b], box)
-        for b in range(len(x0))
+        _Input(how, attack, b, x0[b : b + 1], float(eps[b]), C[b], nominal[b], lower[b]) for b in range(len(x0))
     ]
     shared = (time.monotonic() - began) / len(x0)
     for b, job in enumerate(bar(jobs, progress, "input")):
@@ -126,22 +126,29 @@ def verify(
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _How:
+    """What is the same for every input."""
+
+    graph: Graph
+    effort: int
+    failure_probability: float  # of the joint bound
+    seed: int
+    box: Box | None
+
+
 @dataclass
 class _Input:
     """The stages of one input x0 (1, *shape); lower (m − 1,) rises from one to the next. nominal: rounded down."""
 
-    graph: Graph
-    net: nn.Module
+    how: _How
     attack: BallAttack
-    effort: int
-    seed: int
     number: int
     x0: Tensor
     eps: float
     C: Tensor
     nominal: Tensor
     lower: Tensor
-    box: Box | None
     verdict: str = "unknown"
     stage: str = "product"
     nodes: int = 0
@@ -165,47 +172,49 @@ class _Input:
         self.seconds = time.monotonic() - began
 
     def _certify(self, product: dict[str, Source], deadline: float) -> None:
+        """The margin certificate at once where few kinks may bend, and else after the joint bound and what it knows."""
         self.stage = "margin"
         try:
-            limit = Limit(ROWS, deadline)
-            region = Region(self.eps, self.box)
-            local = local_network(self.graph, self.x0, region, self.C, product, by_shares, limit)
+            self._margin(self._local(Given(product), Limit(DEAR, deadline)), deadline)
         except NotDense:
-            self._joint(deadline)
-            return
-        self.lower = torch.maximum(self.lower, local.kinks.lines(local.functions).lower)
-        if not bool(self.open.any()):
-            return
-        if len(local.kinks) > DENSE:
-            self._joint(deadline)
-        if len(local.kinks) <= LARGE and bool(self.open.any()) and time.monotonic() < deadline:
-            self.stage = "margin"
-            self._margin(local, deadline)
+            self._joint_first(product, deadline)
 
-    def _joint(self, deadline: float) -> None:
+    def _joint_first(self, product: dict[str, Source], deadline: float) -> None:
         if time.monotonic() > deadline:
             return
         self.stage = "joint"
-        target = self.nominal[self.open].clamp(min=0.0)[None] / self.eps
-        bound = joint_bound(
-            self.net, self.x0, self.eps, outputs=self.C[self.open], effort=SHORT, target=target, seed=self.seed
-        )
-        assert bound.fall is not None
-        found = fallen(self.nominal[self.open], bound.fall[0], self.eps)
-        self.lower[self.open] = torch.maximum(self.lower[self.open], found)
-        self.failure = bound.failure_probability
+        job = JointJob(self.how.graph, SHORT, 2e-3, self.how.failure_probability, self.how.seed)
+        open_, lower = self.open, self.nominal[self.open]
+        joint = job(self.x0, self.eps, self.C[open_], lower.clamp(min=0.0) / self.eps, product)
+        self.failure = joint.failure
+        self.lower[open_] = torch.maximum(self.lower[open_], fallen(lower, joint.value * (1.0 + VALUE_SLACK), self.eps))
+        if not bool(self.open.any()):
+            return
+        try:
+            local = self._local(Given(product, joint.layers), Limit(LARGE, deadline))
+        except NotDense:
+            return
+        self.stage = "margin"
+        self._margin(local, deadline)
+
+    def _local(self, given: Given, limit: Limit) -> Local:
+        region = Region(self.eps, self.how.box)
+        return local_network(self.how.graph, self.x0, region, self.C, given, by_shares, limit)
 
     def _margin(self, local: Local, deadline: float) -> None:
+        self.lower = torch.maximum(self.lower, local.kinks.lines(local.functions).lower)
+        if not bool(self.open.any()) or time.monotonic() > deadline:
+            return
         open_ = self.open.nonzero()[:, 0]
         rows = local.functions.pick(open_)
         ball = scaled(local.kinks, rows)
-        wanted = Wanted(torch.zeros_like(self.lower[open_]), 1e-3, self.effort, deadline, self.seed)
+        wanted = Wanted(torch.zeros_like(self.lower[open_]), 1e-3, self.how.effort, deadline, self.how.seed)
         solved = solve_all(ball, starts(local.kinks, rows), wanted)
         self.lower[open_] = torch.maximum(self.lower[open_], proven(ball, solved))
         left = self.open[open_].nonzero()[:, 0].tolist()
         if not left or time.monotonic() > deadline or ball.relaxation.size > BRANCHED:
             return
-        interior = moments(ball, self.seed)
+        interior = moments(ball, self.how.seed)
         for k in sorted(left, key=lambda k: float(solved.t[k])):
             if time.monotonic() > deadline or self.verdict != "unknown":
                 return

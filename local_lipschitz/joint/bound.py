@@ -6,7 +6,7 @@ tends to ‖J(x0)‖ as ε → 0. docs/joint_bound.md has the theorem, its proof
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from ..product.stage_norms import SINGLE, StageNorms, working_dtype
 from ..reading.read import read
 from .certificate import Random
 from .dense import DenseGroups, TooManyGroups
+from .kink_layers import KinkLayers, kink_layers
 from .passes import Infeasible, PassGroups
 
 VALUE_SLACK = 1e-9  # outward, on the value
@@ -89,7 +90,10 @@ def joint_bound(
 
 @dataclass(frozen=True)
 class Result:
-    """The joint bound of one input: value (K,) or (1,), before refinement, growth (name, gain) of each block."""
+    """The joint bound of one input: value (K,) or (1,), before refinement, growth (name, gain) of each block.
+
+    layers: what it knows of the kinks; empty for the product bound.
+    """
 
     value: Tensor
     before: Tensor
@@ -99,6 +103,7 @@ class Result:
     status: str
     failure: float
     passes: float
+    layers: KinkLayers = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,8 @@ class Job:
         value, before = groups.outputs(operator, outputs if len(outputs) else None, self.effort, target)
         uncertain = {block.plan.stage.name: _counts(block) for block in operator.blocks}
         passes, count = operator.work / max(1, self.graph.cost), operator.groups
-        return Result(value, before, growth, uncertain, count, groups.status, random.spent, passes)
+        layers = kink_layers(operator, groups.mu.double(), eps)
+        return Result(value, before, growth, uncertain, count, groups.status, random.spent, passes, layers)
 
 
 def _counts(block: Block) -> tuple[int, int]:

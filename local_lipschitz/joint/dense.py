@@ -124,6 +124,7 @@ class DenseGroups(Groups):
             alone = [function.part(slice(k, k + 1)) for k in range(len(C))]
             own = [row.proven(row.improve(mu, effort // 8, True), True) for row in alone]
             value = torch.minimum(value, torch.cat(own))
+        self.mu = best[1]
         return value, torch.maximum(before, value)
 
 

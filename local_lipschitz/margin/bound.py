@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..inputs import check_eps, check_input, check_outputs
-from ..joint.bound import JointBound, joint_bound
+from ..joint.bound import VALUE_SLACK
+from ..joint.bound import Job as JointJob
+from ..joint.bound import Result as JointResult
 from ..layers.graph import Graph
 from ..layers.linear_maps import size
 from ..layers.rounding import logits
@@ -22,12 +24,13 @@ from .ball import scaled
 from .bends import Limit, NotDense
 from .box import Box, Region, check_box
 from .certificate import certified_shares
-from .intervals import Interval, KinkRows, Local, Rows, local_network
+from .intervals import Given, Interval, KinkRows, Local, Rows, local_network
 from .solve import Wanted, proven, solve_all
-from .start import from_product, starts
+from .start import shared, starts
 
 ROWS = 6000  # kinks whose rows are formed
-DENSE = 1500  # kinks whose multipliers are improved without a limit of time
+LARGE = 4500  # kinks whose multipliers are improved: what time and memory allow
+DEAR, LEAST_STEPS = 1500, 2  # kinks from which fewer steps are taken, since each is dearer; and how few
 SMALL = 3e7  # rows times the cube of the size, from which on ends are not refined by the certificate
 UP = 1e-14  # outward, for a few operations
 
@@ -95,19 +98,15 @@ def margin_bound(
     if outputs is None:
         outputs = torch.eye(size(graph.out_shape), dtype=torch.float64)
     outputs = check_outputs(outputs, size(graph.out_shape), eps.shape[0]).to(x0.device)
-    norms = StageNorms(x0.dtype, graph, 2e-3, failure_probability, True, seed)
+    norms = StageNorms(x0.dtype, graph, 2e-3, 0.5 * failure_probability, True, seed)
     product = propagate(graph, x0, eps, norms)
     local = finish(graph, product, norms, outputs)
     assert local.fall is not None
     x0 = x0.expand(eps.shape[0], *x0.shape[1:])
-    job = Job(graph, target, smallest, effort, tolerance, seed, box)
-    results = []
-    for b in range(len(eps)):
-        result = job(x0[b : b + 1], float(eps[b]), outputs[b], product.only(b), local.fall[b])
-        if result.status != "margin":
-            joint = joint_bound(net, x0[b : b + 1], eps[b], outputs=outputs[b], effort=effort, seed=seed)
-            result = result.beside(joint, float(eps[b]))
-        results.append(result)
+    job = Job(graph, target, smallest, effort, tolerance, 0.5 * failure_probability, seed, box)
+    results = [
+        job(x0[b : b + 1], float(eps[b]), outputs[b], product.only(b), fall) for b, fall in enumerate(local.fall)
+    ]
     lower, nominal, before, high = (torch.stack(each) for each in zip(*(r.values for r in results), strict=True))
     fall = ((high - lower) / eps[:, None] * (1.0 + UP)).clamp(min=0.0)
     return MarginBound(
@@ -127,13 +126,6 @@ class Result:
     status: str
     failure: float = 0.0
 
-    def beside(self, joint: JointBound, eps: float) -> Result:
-        """The better of this and the joint bound."""
-        lower, nominal, before, high = self.values
-        assert joint.fall is not None
-        lower = torch.maximum(lower, fallen(nominal, joint.fall[0], eps))
-        return replace(self, values=(lower, nominal, before, high), failure=joint.failure_probability)
-
 
 def fallen(nominal: Tensor, fall: Tensor, eps: Tensor | float) -> Tensor:
     """nominal − ε·fall, rounded down."""
@@ -149,31 +141,44 @@ class Job:
     smallest: bool
     effort: int
     tolerance: float
+    failure_probability: float
     seed: int
     box: Box | None
 
     def __call__(self, x0: Tensor, eps: float, C: Tensor, product: dict[str, Source], fall: Tensor) -> Result:
         """For x0 (1, *shape) and functions C (K, m), of which the product bound knows `fall` (K,)."""
+        y, off = logits(self.graph, x0)
+        nominal, off = C @ y[0], C.abs() @ (off[0] + UP * y[0].abs())
+        low, high = nominal - off, nominal + off
+        joint = self.joint(x0, eps, C, product, low)
+        lower = torch.maximum(fallen(low, fall, eps), fallen(low, joint.value * (1.0 + VALUE_SLACK), eps))
+        result = Result((lower, low, lower, high), {}, 0, "", joint.failure)
+        given = Given(product, joint.layers)
         if self.box is not None:  # what holds on the whole ball holds on a part of it
-            whole = replace(self, box=None)(x0, eps, C, product, fall)
+            result = self.on(Region(eps), x0, C, given, result)
+        return self.on(Region(eps, self.box), x0, C, given, result)
+
+    def joint(self, x0: Tensor, eps: float, C: Tensor, product: dict[str, Source], nominal: Tensor) -> JointResult:
+        """The joint bound, with half of the steps."""
+        job = JointJob(self.graph, max(1, self.effort // 2), 2e-3, self.failure_probability, self.seed)
+        target = None if self.target is None else ((nominal - self.target) / eps).clamp(min=0.0)
+        return job(x0, eps, C, target, product)
+
+    def on(self, region: Region, x0: Tensor, C: Tensor, given: Given, known: Result) -> Result:
+        """On a region around x0 (1, *shape), on which `known` holds too."""
         try:
-            local = local_network(self.graph, x0, Region(eps, self.box), C, product, by_certificate, Limit(ROWS))
+            local = local_network(self.graph, x0, region, C, given, by_certificate, Limit(ROWS))
         except NotDense as error:
-            y, off = logits(self.graph, x0)
-            nominal, off = C @ y[0], C.abs() @ (off[0] + UP * y[0].abs())
-            cheap = fallen(nominal - off, fall, eps)
-            return Result((cheap, nominal - off, cheap, nominal + off), {}, 0, f"joint bound: {error}")
+            return replace(known, status=f"joint bound: {error}")
+        lines = torch.maximum(known.values[0], local.kinks.lines(local.functions).lower)
         off = local.functions.error * (1.0 + UP) + UP * local.functions.y0.abs()
         nominal, high = local.functions.y0 - off, local.functions.y0 + off
-        cheap = fallen(nominal, fall, eps)
-        lines = torch.maximum(cheap, local.kinks.lines(local.functions).lower)
-        if self.box is not None:
-            lines = torch.maximum(lines, whole.values[0])
-        if len(local.kinks) > DENSE:
-            status = f"joint bound or lines: {len(local.kinks)} kinks may bend, {DENSE} are what dense algebra takes"
-            return Result((lines, nominal, lines, high), local.uncertain, 0, status)
+        result = replace(known, values=(lines, nominal, lines, high), uncertain=local.uncertain, status="margin")
+        if len(local.kinks) > LARGE:
+            status = f"joint bound or lines: {len(local.kinks)} kinks may bend, {LARGE} are what dense algebra takes"
+            return replace(result, status=status)
         lower, steps = self.refined(local, lines)
-        return Result((lower, nominal, lines, high), local.uncertain, steps, "margin")
+        return replace(result, values=(lower, nominal, lines, high), steps=known.steps + steps)
 
     def refined(self, local: Local, lines: Tensor) -> tuple[Tensor, int]:
         """Better bounds of the functions that are still open, (K,), and the steps taken."""
@@ -184,11 +189,17 @@ class Job:
         rows = local.functions.pick(open_)
         ball = scaled(local.kinks, rows)
         targets = torch.full_like(lines[open_], torch.inf if self.target is None else self.target)
-        wanted = Wanted(None if self.smallest else targets, self.tolerance, self.effort, seed=self.seed)
+        steps = affordable(self.effort, len(local.kinks))
+        wanted = Wanted(None if self.smallest else targets, self.tolerance, steps, seed=self.seed)
         solved = solve_all(ball, starts(local.kinks, rows), wanted)
         better = lines.clone()
         better[open_] = torch.maximum(lines[open_], proven(ball, solved))
         return better, solved.steps
+
+
+def affordable(steps: int, kinks: int) -> int:
+    """Fewer steps where each takes longer."""
+    return max(min(steps, LEAST_STEPS), round(steps * min(1.0, DEAR / max(1, kinks)) ** 3))
 
 
 def by_certificate(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
@@ -204,13 +215,17 @@ def by_certificate(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
 
 
 def by_shares(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
-    """Better ends of some rows: by lines, and by the certificate with the multipliers of the product bound."""
+    """Better ends of some rows: by lines, and by the certificate with multipliers that a cheaper bound has.
+
+    Those of the joint bound make the ends hardly shorter than it does: not worth a large factorisation.
+    """
     low, high = by_lines(kinks, rows, ends)
     at = ((low < 0) & (high > 0)).nonzero()[:, 0]
-    if len(kinks) == 0 or len(at) == 0:
+    known = len(kinks) > DEAR and bool((kinks.joint > 0).any())
+    if len(kinks) == 0 or len(at) == 0 or known:
         return low, high
     both = Rows.join(rows.pick(at), -rows.pick(at))
-    return _closer((low, high), at, certified_shares(scaled(kinks, both), from_product(kinks)))
+    return _closer((low, high), at, certified_shares(scaled(kinks, both), shared(kinks)))
 
 
 def _closer(ends: Interval, at: Tensor, below: Tensor) -> Interval:

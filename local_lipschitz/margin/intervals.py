@@ -7,11 +7,12 @@ rows of the kinks themselves, by lines and by the margin certificate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ..joint.kink_layers import KinkLayer, KinkLayers
 from ..joint_operator import Plan, plans
 from ..joint_operator.pooling import tournament
 from ..layers.activations import RELU, Activation, PiecewiseLinear
@@ -44,6 +45,14 @@ class Ends:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What cheaper bounds know of the network on the ball: the product bound of each layer, the joint one of kinks."""
+
+    product: Mapping[str, Source]
+    joint: KinkLayers = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Local:
     """A network on one ball: its kinks that may bend, the functions asked for; uncertain: {name: kinks}."""
 
@@ -54,11 +63,11 @@ class Local:
 
 @torch.no_grad()
 def local_network(
-    graph: Graph, x0: Tensor, region: Region, C: Tensor, product: Mapping[str, Source], refine: Refine, limit: Limit
-) -> Local:  # fmt: skip
+    graph: Graph, x0: Tensor, region: Region, C: Tensor, given: Given, refine: Refine, limit: Limit
+) -> Local:
     """The network on a region around x0 (1, *shape), and its functions C (K, m), rows of outputs.
 
-    product: what the product bound knows of each layer there. What is beyond the `limit` raises NotDense.
+    What is beyond the `limit` raises NotDense.
     """
     x0, eps, box = x0.double(), region.eps, region.box
     blocks, last = plans(graph)
@@ -70,10 +79,11 @@ def local_network(
     uncertain = {}
     for plan in blocks:
         before = len(kinks)
-        reach = eps * float(product[plan.name].gain.reshape(-1)[0])
-        known[plan.name] = _Block(bent, kinks, plan, refine, reach)(_stage_ends(plan.stage, known, eps, product))
+        reach = eps * float(given.product[plan.name].gain.reshape(-1)[0])
+        block = _Block(bent, kinks, plan, refine, reach, given.joint)
+        known[plan.name] = block(_stage_ends(plan.stage, known, eps, given.product))
         uncertain[plan.stage.name] = len(kinks) - before
-    y = _stage_ends(last, known, eps, product)
+    y = _stage_ends(last, known, eps, given.product)
     a, b, error = bent.functions(last, y.size[0], C)
     off = 2.0 * gamma_n(C.shape[1] + 2) * (C.abs() @ y.size.flatten())
     return Local(kinks, Rows(C @ y.y0.flatten(), a, b, error + off), uncertain)
@@ -106,6 +116,7 @@ class _Block:
     plan: Plan
     refine: Refine
     reach: float
+    joint: KinkLayers
 
     def __call__(self, y: Ends) -> Ends:
         plan = self.plan
@@ -153,6 +164,11 @@ class _Block:
     def _settled(self, op: PiecewiseLinear, y: Ends, needed: Tensor) -> tuple[Ends, Bends]:
         """The next layer of kinks of the block: y with better ends where they were open, and what may still bend."""
         block = self.bent.blocks[-1]
+        layer = self.joint.get((self.plan.name, len(block.kinks)))
+        if layer is not None:
+            low, high, alive = (v.reshape(y.y0.shape) for v in (layer.low, layer.high, layer.needed))
+            y = replace(y, low=torch.maximum(y.low, low), high=torch.minimum(y.high, high))
+            needed = needed & alive
         bends = may_bend(op, y.low[0], y.high[0], needed[0])
         if len(bends.index):
             self.bent.limit.check(len(bends.index) + len(self.kinks), 4)
@@ -169,7 +185,8 @@ class _Block:
             )
             bends = may_bend(op, y.low[0], y.high[0], needed[0])
             kept = bends.among(candidates)
-            self.kinks.add(rows.pick(kept), (low[kept], high[kept]), self.reach)
+            joint = None if layer is None else _multipliers(layer, bends.index)
+            self.kinks.add(rows.pick(kept), (low[kept], high[kept]), self.reach, joint)
             self.bent.limit.check(len(self.kinks))
         block.kinks.append(bends)  # type: ignore[arg-type]
         return y, bends
@@ -178,3 +195,10 @@ class _Block:
         if not isinstance(op, PiecewiseLinear):
             raise NotDense(f"{self.plan.name} is not piecewise linear")
         return op
+
+
+def _multipliers(layer: KinkLayer, index: Tensor) -> Tensor:
+    """1/μ of the elements `index`, 0 for those that cannot bend."""
+    everywhere = torch.zeros_like(layer.low)
+    everywhere[layer.index] = 1.0 / layer.mu.to(everywhere)
+    return everywhere[index]

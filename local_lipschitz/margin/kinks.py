@@ -49,7 +49,8 @@ class KinkRows:
     """All kinks so far, G of them: y = y0 + Qδ + T(p − p0) in [lower, upper], lower < 0 < upper, off by `error`.
 
     T is strictly lower triangular; `starts` has the first kink of each layer of kinks. reach: (G,) about how far the
-    whole layer of each may go, in norm. eps: the radius. sides: of a box.
+    whole layer of each may go, in norm. joint: (G,) multipliers 1/μ of the joint bound, 0 where it has none. eps: the
+    radius. sides: of a box.
     """
 
     eps: float
@@ -61,6 +62,7 @@ class KinkRows:
     lower: Tensor
     upper: Tensor
     reach: Tensor
+    joint: Tensor
     starts: list[int] = field(default_factory=list)
 
     @classmethod
@@ -68,7 +70,8 @@ class KinkRows:
         """For an input x0 (1, *shape)."""
         empty = x0.new_zeros(0, dtype=torch.float64)
         sides = Sides.of(box, x0.double(), eps)
-        return cls(eps, sides, empty, empty.new_zeros(0, x0.numel()), empty.new_zeros(0, 0), empty, empty, empty, empty)
+        Q, T = empty.new_zeros(0, x0.numel()), empty.new_zeros(0, 0)
+        return cls(eps, sides, empty, Q, T, empty, empty, empty, empty, empty)
 
     def __len__(self) -> int:
         return len(self.y0)
@@ -77,8 +80,8 @@ class KinkRows:
     def p0(self) -> Tensor:
         return self.y0.clamp(min=0.0)
 
-    def add(self, rows: Rows, ends: Interval, reach: float) -> None:
-        """The next layer of kinks, which lie in `ends`; reach: about how far it may go, in norm."""
+    def add(self, rows: Rows, ends: Interval, reach: float, joint: Tensor | None = None) -> None:
+        """The next layer of kinks, which lie in `ends`; reach: about how far it may go, in norm; joint: (k,)."""
         G, k = len(self), len(rows.y0)
         if k == 0:
             return
@@ -90,6 +93,7 @@ class KinkRows:
         self.error = torch.cat([self.error, rows.error])
         self.lower, self.upper = torch.cat([self.lower, low]), torch.cat([self.upper, high])
         self.reach = torch.cat([self.reach, torch.full_like(low, max(reach, TINY**0.25))])
+        self.joint = torch.cat([self.joint, torch.zeros_like(low) if joint is None else joint])
         self.starts.append(G)
 
     def layers(self) -> list[tuple[int, int]]:

@@ -65,7 +65,12 @@ def from_lines(kinks: KinkRows, lines: Lines) -> Tensor:
 
 def starts(kinks: KinkRows, rows: Rows) -> list[Tensor]:
     """Multipliers to begin from, for functions `rows`, up to scale."""
-    return [from_product(kinks), from_lines(kinks, kinks.lines(rows))]
+    return [shared(kinks), from_lines(kinks, kinks.lines(rows))]
+
+
+def shared(kinks: KinkRows) -> Tensor:
+    """Multipliers (1, M) for any functions: those of the joint bound where they are known, else of the product."""
+    return from_joint(kinks) if bool((kinks.joint > 0).any()) else from_product(kinks)
 
 
 def from_product(kinks: KinkRows) -> Tensor:
@@ -74,12 +79,26 @@ def from_product(kinks: KinkRows) -> Tensor:
     With L the product, layers of kinks in reach a_k, and the sector 0 ≤ Δp/Δy ≤ 1 that p n = 0 and n² ≤ n make:
     L/a_k² for each kink of a layer and γ = L/2 balance a chain of a_k ≤ ‖A_k‖ a_{k−1}.
     """
+    return _sectors(kinks, kinks.reach.square().reciprocal(), 0.5)
+
+
+def from_joint(kinks: KinkRows) -> Tensor:
+    """Multipliers (1, M), without t and up to scale, which prove what the joint bound proves.
+
+    It has ‖δ‖² − Σ (v² − w²)/μ ⪰ 0, v = Δy and w = (Δp − q_c Δy)/q_r for slopes in q_c ± q_r = [q_lo, 1], where y0 > 0
+    and q_lo = y0/(y0 + ℓ), and v² − w² = (Δp − q_lo Δy)(Δy − Δp)/q_r² = −(4/(1 − q_lo)) (p n + (y0/ℓ)(n² − ℓ n)).
+    """
+    side = torch.where(kinks.y0 > 0, -kinks.lower, kinks.upper)
+    return _sectors(kinks, 4.0 * kinks.joint * (1.0 + kinks.y0.abs() / side), kinks.eps**2)
+
+
+def _sectors(kinks: KinkRows, weight: Tensor, gamma: float) -> Tensor:
+    """γ and, for each kink, weight·(p n + (y0/ℓ)(n² − ℓ n)), or (|y0|/u)(p² − u p) where y0 < 0; and a little more."""
     u, ell, y0, G = kinks.upper, -kinks.lower, kinks.y0, len(kinks)
-    weight = kinks.reach.square().reciprocal()
-    gamma = weight.new_full((1,), 0.5)
-    mean = PLAIN * 0.01 * gamma * max(1, G) ** -0.5
+    ball = weight.new_full((1,), gamma)
+    mean = PLAIN * 0.01 * ball * max(1, G) ** -0.5
     f, h = weight * u * (-y0).clamp(min=0.0), weight * ell * y0.clamp(min=0.0)
-    mu = torch.cat([0.0 * gamma, gamma, weight * u * ell, f + mean, h + mean, mean.expand(len(kinks.sides.index))])
+    mu = torch.cat([0.0 * ball, ball, weight * u * ell, f + mean, h + mean, mean.expand(len(kinks.sides.index))])
     return mu[None]
 
 

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from local_lipschitz import margin_bound
+from local_lipschitz.joint.bound import Job
 from local_lipschitz.margin.bends import Limit
 from local_lipschitz.margin.bound import ROWS, by_certificate
 from local_lipschitz.margin.box import Region
-from local_lipschitz.margin.intervals import Local, local_network
+from local_lipschitz.margin.intervals import Given, Local, local_network
 from local_lipschitz.product.propagation import propagate
 from local_lipschitz.product.stage_norms import StageNorms
 from local_lipschitz.reading.read import read
 
 cp = pytest.importorskip("cvxpy")
+EFFORT = 80
 
 
 def bending(seed: int, widths: tuple[int, ...]) -> tuple[nn.Sequential, Tensor]:
@@ -38,8 +40,9 @@ def local(net: nn.Module, x0: Tensor, eps: float, C: Tensor) -> Local:
     graph = read(net, x0)
     norms = StageNorms(x0.dtype, graph, 2e-3, 1e-9, True, 0)
     with torch.no_grad():
-        product = propagate(graph, x0, torch.tensor([eps], dtype=torch.float64), norms)
-        return local_network(graph, x0, Region(eps), C, product.only(0), by_certificate, Limit(ROWS))
+        product = propagate(graph, x0, torch.tensor([eps], dtype=torch.float64), norms).only(0)
+        layers = Job(graph, EFFORT // 2, 2e-3, 1e-9, 0)(x0, eps, C, None, product).layers
+        return local_network(graph, x0, Region(eps), C, Given(product, layers), by_certificate, Limit(ROWS))
 
 
 def relaxed(local: Local, k: int) -> float:
@@ -88,7 +91,7 @@ def test_the_margin_bound_is_the_full_relaxation(seed, widths):
     delta = torch.randn(widths[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     delta = 0.9 * eps * delta / delta.norm()
     assert torch.allclose(written_out(here, delta), C @ net(x0 + delta)[0], rtol=1e-9, atol=1e-9)
-    bound = margin_bound(net, x0, eps, outputs=C, effort=80, tolerance=1e-6)
+    bound = margin_bound(net, x0, eps, outputs=C, effort=EFFORT, tolerance=1e-6)
     for k in range(len(C)):
         ours, fallen = float(bound.nominal[0, k] - bound.lower[0, k]), float(bound.nominal[0, k]) - relaxed(here, k)
         assert fallen > 0.03
