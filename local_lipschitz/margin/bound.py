@@ -109,6 +109,7 @@ def margin_bound(
     ]
     lower, nominal, before, high = (torch.stack(each) for each in zip(*(r.values for r in results), strict=True))
     fall = ((high - lower) / eps[:, None] * (1.0 + UP)).clamp(min=0.0)
+    fall = torch.minimum(fall, torch.stack([r.fall for r in results]))
     return MarginBound(
         lower, nominal, fall, before, [r.uncertain for r in results], [sum(r.uncertain.values()) for r in results],
         [r.steps for r in results], [r.status for r in results],
@@ -118,9 +119,13 @@ def margin_bound(
 
 @dataclass(frozen=True)
 class Result:
-    """Of one input. values: lower, nominal, lower before refinement, nominal rounded up instead of down; each (K,)."""
+    """Of one input. values: lower, nominal, lower before refinement, nominal rounded up instead of down; each (K,).
+
+    fall: (K,), what the product and the joint bound know of it.
+    """
 
     values: tuple[Tensor, Tensor, Tensor, Tensor]
+    fall: Tensor
     uncertain: dict[str, int]
     steps: int
     status: str
@@ -151,8 +156,9 @@ class Job:
         nominal, off = C @ y[0], C.abs() @ (off[0] + UP * y[0].abs())
         low, high = nominal - off, nominal + off
         joint = self.joint(x0, eps, C, product, low)
-        lower = torch.maximum(fallen(low, fall, eps), fallen(low, joint.value * (1.0 + VALUE_SLACK), eps))
-        result = Result((lower, low, lower, high), {}, 0, "", joint.failure)
+        fall = torch.minimum(fall, joint.value * (1.0 + VALUE_SLACK))
+        lower = fallen(low, fall, eps)
+        result = Result((lower, low, lower, high), fall, {}, 0, "", joint.failure)
         given = Given(product, joint.layers)
         if self.box is not None:  # what holds on the whole ball holds on a part of it
             result = self.on(Region(eps), x0, C, given, result)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from local_lipschitz import margin_bound
+from local_lipschitz import joint_bound, local_bound, margin_bound
 from local_lipschitz.joint.bound import Job
+from local_lipschitz.margin.ball import scaled
 from local_lipschitz.margin.bends import Limit
 from local_lipschitz.margin.bound import ROWS, by_certificate
 from local_lipschitz.margin.box import Region
 from local_lipschitz.margin.intervals import Given, Local, local_network
+from local_lipschitz.margin.start import from_joint
 from local_lipschitz.product.propagation import propagate
 from local_lipschitz.product.stage_norms import StageNorms
 from local_lipschitz.reading.read import read
@@ -96,3 +98,20 @@ def test_the_margin_bound_is_the_full_relaxation(seed, widths):
         ours, fallen = float(bound.nominal[0, k] - bound.lower[0, k]), float(bound.nominal[0, k]) - relaxed(here, k)
         assert fallen > 0.03
         assert fallen * (1 - 1e-5) <= ours <= fallen * (1 + 1e-4), (ours, fallen)
+
+
+@pytest.mark.parametrize("widths", [(6, 8, 3), (10, 12, 10, 4)])
+def test_multipliers_of_the_joint_bound_prove_what_it_proves(widths):
+    """nominal − ε·(joint bound), by the margin certificate with its multipliers, up to the little that is added."""
+    eps = 0.5
+    for seed in range(4):
+        net, x0 = bending(seed, widths)
+        C = torch.eye(widths[-1], dtype=torch.float64)
+        here, graph = local(net, x0, eps, C), read(net, x0)
+        assert bool((here.kinks.joint > 0).all()) and len(here.kinks) >= 3
+        with torch.no_grad():
+            t = scaled(here.kinks, here.functions)
+            t = t.relaxation.shares(from_joint(here.kinks), t.functions)[1]
+        joint = joint_bound(net, x0, eps, outputs=C, effort=EFFORT // 2).value
+        assert bool((joint < 0.97 * local_bound(net, x0, eps, outputs=C).value).all())
+        assert bool((graph.forward(x0) - t <= eps * joint * 1.01).all())
