@@ -230,13 +230,19 @@ def attempt(seed: int, run: Callable[[int], Outcome] = run_case) -> Outcome:
 
 
 def campaign(run: Callable[[int], Outcome], cases: int, seed: int, processes: int = 1) -> list[Outcome]:
-    """The outcomes of `cases` cases, whose seeds are seed·10⁶, seed·10⁶ + 1, …; in order."""
+    """The outcomes of `cases` cases, whose seeds are seed·10⁶, seed·10⁶ + 1, …; violations are printed as they come."""
     seeds = range(seed * 1_000_000, seed * 1_000_000 + cases)
     one = partial(attempt, run=run)
     if processes == 1:
-        return [one(s) for s in tqdm(seeds, unit="case")]
+        return [_told(one(s)) for s in tqdm(seeds, unit="case")]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        return list(tqdm(pool.imap(one, seeds, chunksize=8), total=cases, unit="case"))
+        return [_told(o) for o in tqdm(pool.imap(one, seeds, chunksize=8), total=cases, unit="case")]
+
+
+def _told(outcome: Outcome) -> Outcome:
+    for text in outcome.violations:
+        tqdm.write(f"case {outcome.seed}: {text}", file=sys.stderr)
+    return outcome
 
 
 def report(outcomes: list[Outcome]) -> str:
