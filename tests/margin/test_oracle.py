@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from local_lipschitz import joint_bound, local_bound, margin_bound
-from local_lipschitz.joint.bound import Job
+from local_lipschitz import local_bound, margin_bound
+from local_lipschitz.joint.bound import Job, Result
 from local_lipschitz.margin.ball import scaled
 from local_lipschitz.margin.bends import Limit
 from local_lipschitz.margin.bound import ROWS, by_certificate
@@ -37,14 +37,15 @@ def bending(seed: int, widths: tuple[int, ...]) -> tuple[nn.Sequential, Tensor]:
     return net, 0.2 * torch.randn(1, widths[0], generator=generator, dtype=torch.float64)
 
 
-def local(net: nn.Module, x0: Tensor, eps: float, C: Tensor) -> Local:
-    """The kinks and functions from which the margin bound is computed, with its ends."""
+def local(net: nn.Module, x0: Tensor, eps: float, C: Tensor) -> tuple[Local, Result]:
+    """The kinks and functions from which the margin bound is computed, with its ends; and the joint bound."""
     graph = read(net, x0)
     norms = StageNorms(x0.dtype, graph, 2e-3, 1e-9, True, 0)
     with torch.no_grad():
         product = propagate(graph, x0, torch.tensor([eps], dtype=torch.float64), norms).only(0)
-        layers = Job(graph, EFFORT // 2, 2e-3, 1e-9, 0)(x0, eps, C, None, product).layers
-        return local_network(graph, x0, Region(eps), C, Given(product, layers), by_certificate, Limit(ROWS))
+        joint = Job(graph, EFFORT // 2, 2e-3, 1e-9, 0)(x0, eps, C, None, product)
+        given = Given(product, joint.layers)
+        return local_network(graph, x0, Region(eps), C, given, by_certificate, Limit(ROWS)), joint
 
 
 def relaxed(local: Local, k: int) -> float:
@@ -88,7 +89,7 @@ def written_out(local: Local, delta: Tensor) -> Tensor:
 def test_the_margin_bound_is_the_full_relaxation(seed, widths):
     net, x0 = bending(seed, widths)
     C, eps = torch.randn(2, 2, generator=torch.Generator().manual_seed(seed + 9), dtype=torch.float64), 0.5
-    here = local(net, x0, eps, C)
+    here, _ = local(net, x0, eps, C)
     assert len(here.kinks) >= 3
     delta = torch.randn(widths[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     delta = 0.9 * eps * delta / delta.norm()
@@ -107,11 +108,10 @@ def test_multipliers_of_the_joint_bound_prove_what_it_proves(widths):
     for seed in range(4):
         net, x0 = bending(seed, widths)
         C = torch.eye(widths[-1], dtype=torch.float64)
-        here, graph = local(net, x0, eps, C), read(net, x0)
+        here, joint = local(net, x0, eps, C)
         assert bool((here.kinks.joint > 0).all()) and len(here.kinks) >= 3
+        assert bool((joint.value < 0.97 * local_bound(net, x0, eps, outputs=C).value).any())
         with torch.no_grad():
-            t = scaled(here.kinks, here.functions)
-            t = t.relaxation.shares(from_joint(here.kinks), t.functions)[1]
-        joint = joint_bound(net, x0, eps, outputs=C, effort=EFFORT // 2).value
-        assert bool((joint < 0.97 * local_bound(net, x0, eps, outputs=C).value).any())
-        assert bool((graph.forward(x0) - t <= eps * joint * 1.01).all())
+            ball = scaled(here.kinks, here.functions)
+            t = ball.relaxation.shares(from_joint(here.kinks), ball.functions)[1]
+            assert bool((net(x0)[0] - t <= eps * joint.value * 1.01).all())
