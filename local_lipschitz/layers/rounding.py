@@ -123,8 +123,8 @@ def norm_rounding(
     repeat, and small enough in float64.
     """
     N = roundings(in_short_sums(stage) if dtype is torch.float32 else stage) + 4  # with R, D and their roundings
-    sums = [layer.op for layer in stage.layers if isinstance(layer.op, LinearMap) and not layer.op.one_per_row]
-    matrices = all(isinstance(op, Dense) and len(op.in_shape) == 1 for op in sums)
+    adding = [layer.op for layer in stage.layers if isinstance(layer.op, LinearMap) and not layer.op.one_per_row]
+    matrices = all(isinstance(op, Dense) and len(op.in_shape) == 1 for op in adding)
     if (matrices or dtype is torch.float64) and not sums_products(stage, source):
         unit = sizes.flatten(1).amax(1).clamp(min=torch.finfo(sizes.dtype).tiny)  # squares would vanish
         return of_computed(N, dtype) * unit * norms_of(sizes / unit.reshape(-1, *(1,) * (sizes.dim() - 1)))
@@ -134,8 +134,8 @@ def norm_rounding(
     rows = absolute.apply({source: d}).clamp(min=0.0)
     columns = d * absolute.adjoint(torch.ones_like(rows[:1]) if R is None else R)[source].clamp(min=0.0)
     rows = rows if R is None else R * rows
-    largest = rows.flatten(1).amax(1).double() * columns.flatten(1).amax(1).double()
-    return of_computed(N, dtype) * sums_up * largest.sqrt()
+    row, column = (sums.flatten(1).amax(1).double().sqrt() for sums in (rows, columns))  # their product may vanish
+    return of_computed(N, dtype) * sums_up * row * column
 
 
 def sums_products(stage: Stage, source: str) -> bool:

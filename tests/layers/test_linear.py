@@ -50,6 +50,16 @@ def test_convolutions(case, seed):
     check(*case, seed=seed)
 
 
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (3, 1), (2, 2), (4, 2), (3, 2), (6, 4)])
+@pytest.mark.parametrize("channels", [(1, 3), (3, 1)])
+def test_the_longest_sum_of_a_convolution(channels, stride, dilation):
+    """Neither fewer products than meet in an element away from the borders, nor more."""
+    x = torch.ones(1, channels[0], 60, dtype=torch.float64)
+    (layer,) = read(nn.Conv1d(*channels, 5, stride, dilation=dilation).double().eval(), x).layers
+    entries = jacobian(layer.op.apply, x) != 0
+    assert layer.op.terms == int(max(entries.sum(0).max(), entries.sum(1).max()))
+
+
 @given(convolutions(transposed=True), st.integers(0, 99))
 @settings(max_examples=40)
 def test_transposed_convolutions(case, seed):

@@ -5,13 +5,14 @@ from fractions import Fraction
 import exact
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from local_lipschitz import certified_radius, local_bound
 from local_lipschitz import radius as search
-from local_lipschitz.layers.rounding import affine_rounding, logits
+from local_lipschitz.layers.rounding import affine_rounding, logits, norm_rounding, row_norms
 from local_lipschitz.layers.short_sums import in_short_sums
 from local_lipschitz.layers.stage import Stage
+from local_lipschitz.numerics import gamma_n
 from local_lipschitz.product import stage_norms
 from local_lipschitz.reading.read import read
 
@@ -141,3 +142,34 @@ def test_short_sums_are_the_same_map(layer):
     y = stage.apply({"input": x0})
     assert torch.allclose(short.apply({"input": x0}), y, rtol=1e-10, atol=1e-10)
     assert torch.allclose(short.adjoint(y)["input"], stage.adjoint(y)["input"], rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Flatten(), nn.Linear(98, 30)],
+        [nn.Conv2d(2, 3, 3, stride=2, padding=1)],
+        [nn.Conv2d(2, 3, 3), nn.Conv2d(3, 2, 3, dilation=2)],
+        [nn.Flatten(), nn.Linear(98, 40), nn.Linear(40, 20)],
+        [nn.AvgPool2d(3, 2)],
+    ],
+    ids=["matrix", "convolution", "two convolutions", "two matrices", "averages"],
+)
+def test_rounding_of_a_norm_counts_all_sizes(layers, dtype):
+    """γ‖R |A_L| … |A_1| D‖ at least, whichever of its bounds is taken, and at scales whose squares float64 lacks."""
+    torch.manual_seed(0)
+    x0 = torch.zeros(2, 2, 7, 7, dtype=torch.float64)
+    stage: Stage = read(nn.Sequential(*layers).double().eval(), x0).stages[0]
+    live, scale = torch.rand(2, 2, 7, 7) < 0.7, 1.0 if dtype is torch.float32 else 1e-200
+    r = scale * torch.rand(2, *stage.out_shape, dtype=torch.float64)
+    rounding = norm_rounding(stage, "input", r * row_norms(stage, "input", live), r, live, dtype)
+    sizes = stage.entries(Tensor.abs).matrix("input", x0)
+    for b in range(2):
+        M = (r[b] / scale).flatten()[:, None] * sizes * live[b].flatten()
+        assert float(rounding[b]) >= gamma_n(stage.terms, dtype) * scale * float(torch.linalg.matrix_norm(M, 2))
+
+
+def test_only_norms_by_passes_share_the_failure_probability():
+    net = nn.Sequential(nn.Linear(300, 280), nn.ReLU(), nn.Linear(280, 20), nn.ReLU(), nn.Linear(20, 3)).eval()
+    assert local_bound(net, normal(1, 300).float(), 0.1).failure_probability == 1e-9
