@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -72,6 +72,13 @@ class Stage:
             for name, x in zip(layer.inputs, layer.adjoint(known.pop(layer.name)), strict=True):
                 known[name] = known[name] + x if name in known else x
         return known
+
+    def functions(self, source: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """x ↦ A_source x and y ↦ A_sourceᵀ y."""
+        ops = [layer.op for layer in self.layers]
+        if len(ops) == 1 and isinstance(ops[0], LinearMap):  # the rest is a fifth of a small layer's time
+            return ops[0].apply, ops[0].adjoint
+        return lambda x: self.apply({source: x}), lambda y: self.adjoint(y)[source]
 
     def of(self, source: str) -> Stage:
         """The stage with one of its sources and only the layers that depend on it: its map is A_source."""

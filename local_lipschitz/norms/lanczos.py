@@ -189,7 +189,8 @@ class Lanczos:
     def _length(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Euclidean norms (B, 1) in float64, and in the vectors' dtype to divide by."""
         norm = _norm(v)
-        return norm, norm.clamp(min=self.tiny).to(v.dtype)
+        length = norm.clamp(min=self.tiny)
+        return norm, length if v.dtype is torch.float64 else length.to(v.dtype)
 
 
 def _components(part: Tensor, w: Tensor) -> Tensor:

@@ -112,12 +112,14 @@ class StageNorms:
             flat, shaped = _flat_channels_last, _shaped_channels_last
             cast, d, R = cast.entries(channels_last), _changed(d, channels_last), _changed(R, channels_last)
 
+        forwards, backwards = cast.functions(source)
+
         def scaled(R: Tensor | None, d: Tensor | None, batch: int, rounding: Tensor) -> Operator:
             def apply(v: Tensor) -> Tensor:  # v comes from `adjoint` or the masked start: it is zero where d is
-                return flat(_product(R, cast.apply({source: shaped(v, in_shape)})))
+                return flat(_product(R, forwards(shaped(v, in_shape))))
 
             def adjoint(u: Tensor) -> Tensor:
-                return flat(_product(d, cast.adjoint(_product(R, shaped(u, out_shape)))[source]))
+                return flat(_product(d, backwards(_product(R, shaped(u, out_shape)))))
 
             def part(kept: Tensor) -> Operator:
                 some = partial(_some, kept=kept)
