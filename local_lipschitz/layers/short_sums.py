@@ -13,7 +13,7 @@ from .linear_maps import Change, Convolution, Dense, LinearMap, total
 from .stage import Stage
 
 ROWS = 256  # products in a block of a matrix: shorter ones, too, cost little
-BLOCK, LANES = 1152, 16  # in one of a convolution: 128 channels of a 3×3 kernel; channels in multiples of LANES
+BLOCK, LANES = 576, 16  # in one of a convolution: 64 channels of a 3×3 kernel; channels in multiples of LANES
 
 
 @dataclass(frozen=True)
