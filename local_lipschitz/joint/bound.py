@@ -65,7 +65,7 @@ def joint_bound(
     effort: the number of steps taken on the multipliers of the whole network; a tenth of them is spent on each layer on
     the way. A step is a Cholesky factorisation in the number of uncertain neurons, or some ten forward and backward
     passes where these are many. The bound is valid after any number. target: (B, K), or (B, 1) without `outputs`; the
-    work ends once every value is at most its target, or seen to stay two per cent above it. None: as small as `effort`
+    work ends once every value is at most its target, or seen to stay a tenth above it. None: as small as `effort`
     allows. Other arguments, shapes and errors as in `local_bound`; each of the `outputs` is bounded by itself. Inputs
     of a batch are treated one after another, and independently; progress: a bar counts them. Source:
     docs/joint_bound.md.
