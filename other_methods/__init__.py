@@ -10,5 +10,6 @@ lipopt      LiPopt                        global, local  l∞, scalar outputs
 lipmip      LipMIP                        local, exact   l∞ and l1
 recurjac    RecurJac and FastLip          local          l1, l2, l∞
 
-They read a network as a Chain and the inputs as a Ball or a Box (chain.py); what they share else is in common/.
+They read a network as linear maps (Network, common/network.py) or as matrices (Chain, chain.py), and the inputs as a
+Ball or a Box; what they share else is in common/.
 """

@@ -1,7 +1,7 @@
-"""What every method here reads: f = A_n ∘ relu ∘ A_{n-1} ∘ … ∘ relu ∘ A_1 as matrices, and the set of inputs.
+"""What the methods of matrices read: f = A_n ∘ relu ∘ A_{n-1} ∘ … ∘ relu ∘ A_1 as matrices, and the set of inputs.
 
-A network comes through the project's own layer list, so whatever is affine there (convolutions, batch norm, average
-pooling, flattening) is one explicit matrix here. float64 throughout: float32 weights are converted exactly.
+A network comes through common/network.py, so whatever is affine there (convolutions, batch norm, average pooling,
+flattening) is one explicit matrix here. float64 throughout: float32 weights are converted exactly.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -93,42 +93,6 @@ class Chain:
         if not 0 <= i < self.widths[-1]:
             raise ValueError(f"output {i} of a network with {self.widths[-1]} outputs")
         return Chain((*self.weights[:-1], self.weights[-1][i : i + 1]), (*self.biases[:-1], self.biases[-1][i : i + 1]))
-
-
-def chain_of(net: nn.Module, x0: Tensor) -> tuple[Chain, Array]:
-    """The network as a Chain, and x0 (1, *input shape) flattened to (n_0,).
-
-    UnsupportedLayerError for anything but affine layers and ReLU in a chain, ValueError where a matrix gets too large.
-    """
-    from local_lipschitz import UnsupportedLayerError
-    from local_lipschitz.layers.activations import RELU
-    from local_lipschitz.layers.linear_maps import size
-    from local_lipschitz.reading.read import read
-
-    if x0.shape[0] != 1:
-        raise ValueError(f"x0 has shape {tuple(x0.shape)}; one input, (1, *input shape), is wanted")
-    graph = read(net, x0)
-    weights, biases, source = [], [], "input"
-    for stage in graph.stages:
-        if stage.reader is not None and stage.reader.op is not RELU:
-            kind = type(stage.reader.op).__name__
-            raise UnsupportedLayerError(
-                f"layer {stage.reader.name!r} ({kind}): the other methods know affine layers and ReLU only"
-            )
-        if stage.sources != (source,):
-            raise UnsupportedLayerError(f"layer {stage.name!r} reads {stage.sources}: the other methods know chains")
-        shape = stage.in_shapes[source]
-        entries = size(stage.out_shape) * size(shape)
-        if entries > MAX_ENTRIES:
-            raise ValueError(
-                f"layer {stage.name!r} as a matrix has {entries:,} entries; the other methods need explicit matrices "
-                f"of at most {MAX_ENTRIES:,}"
-            )
-        zero = torch.zeros(1, *shape, dtype=torch.float64)
-        weights.append(stage.matrix(source, zero).numpy().astype(np.float64))
-        biases.append(stage.affine({source: zero}).flatten().numpy().astype(np.float64))
-        source = stage.reader.name if stage.reader else ""
-    return Chain(tuple(weights), tuple(biases)), x0.flatten().double().cpu().numpy().copy()
 
 
 def as_module(chain: Chain) -> nn.Sequential:

@@ -5,8 +5,8 @@ Quantity: local, the largest ‖J(x)‖_p on the set (for a convex set, all pair
 Norm: p to p, p = 1, 2 or inf. Rigorous: yes. As the set shrinks it becomes exact for p = 1, inf and for one output; for
 p = 2 and several outputs the paper's ‖max(|L|, |U|)‖₂ becomes the norm of |J|, elementwise.
 Cost: FastLip two passes for each input element; RecurJac two for each output, each element that a layer reads and each
-layer after it. Where that is too much for a layer (WORK in common/jacobian_bounds.py), its bounds are those of interval
-arithmetic from the next layer's: rigorous all the same.
+layer after it; through convolutions only of what is reached. Where that is too much for a layer (WORK in
+common/jacobian_bounds.py), its bounds are those of interval arithmetic from the next layer's: rigorous all the same.
 
     python other_methods/recurjac.py --network compnet --eps 0.1 --form recurjac
 """

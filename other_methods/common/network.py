@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -170,6 +171,21 @@ def network_of(net: nn.Module, x0: Tensor) -> Network:
 def as_network(chain: Chain) -> Network:
     """A chain of matrices as a network."""
     return network_of(as_module(chain), torch.zeros(1, chain.widths[0], dtype=torch.float64))
+
+
+def chain_of(net: nn.Module, x0: Tensor) -> tuple[Chain, Array]:
+    """The network as matrices, and x0 (1, *input shape) flattened to (n_0,); errors as `network_of`, `matrices_of`."""
+    return matrices_of(network_of(net, x0)), x0.flatten().double().cpu().numpy().copy()
+
+
+def matrices_of(net: Network) -> Chain:
+    """The network as matrices. UnsupportedLayerError for max pooling, ValueError where a matrix gets too large."""
+    for before, link in pairwise(net.links):
+        if isinstance(before.unit, MaxPool):
+            raise UnsupportedLayerError(
+                f"layer {link.source!r} (MaxPool): this method needs matrices, and knows affine layers and ReLU only"
+            )
+    return chain_of_segment(net.links)
 
 
 def chain_of_segment(links: Sequence[Link]) -> Chain:

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from other_methods.chain import Array, Chain, as_module, chain_of, random_chain
-from other_methods.common.network import Network, network_of
+from other_methods.chain import Array, Chain, as_module, random_chain
+from other_methods.common.network import Network, matrices_of, network_of
 from script_tools import command_line, results
 
 START_UP = 300.0  # seconds that a process may take to begin
@@ -44,7 +44,7 @@ class Problem:
     @cached_property
     def chain(self) -> Chain:
         """The network as matrices; UnsupportedLayerError or ValueError, with the reason, where it is none."""
-        return chain_of(self.module, self.input)[0]
+        return matrices_of(self.network)
 
     @property
     def x0(self) -> Array:

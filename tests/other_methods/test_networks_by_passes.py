@@ -14,9 +14,9 @@ from torch import nn
 
 from local_lipschitz import UnsupportedLayerError
 from other_methods.aol import aol, before_pooling, input_weights
-from other_methods.chain import Ball, chain_of, random_chain
+from other_methods.chain import Ball, random_chain
 from other_methods.common.leading import leading
-from other_methods.common.network import as_network, network_of, norm_of
+from other_methods.common.network import as_network, chain_of, network_of, norm_of
 from other_methods.common.preactivation import preactivation_bounds
 from other_methods.common.preactivation_passes import ranges, ranges_of_bounds
 from other_methods.common.sampled import lower_bounds_by_passes

@@ -14,9 +14,9 @@ from torch import nn
 import networks.compnet
 from other_methods import lipsdp as lipsdp_module
 from other_methods.aol import aol
-from other_methods.chain import Ball, Chain, as_module, chain_of, random_chain
+from other_methods.chain import Ball, Chain, as_module, random_chain
 from other_methods.common import certify
-from other_methods.common.network import as_network
+from other_methods.common.network import as_network, chain_of
 from other_methods.common.preactivation import preactivation_bounds
 from other_methods.common.reduced import reduce
 from other_methods.compare_methods import lipmip_l2, lipopt_l2
