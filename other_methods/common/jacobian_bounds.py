@@ -22,7 +22,7 @@ from other_methods.common.windows import Box, Part, behind, cut, place, tiles
 
 CHUNK = 2**22  # elements of a batch of columns
 TILE = 2  # elements along an axis of what is followed through a network at a time
-WORK = 4e11  # multiplications that RecurJac's recursion may take for one layer: two minutes of a core
+WORK = 3e11  # multiplications that RecurJac's recursion may take for one layer: a minute or two of a core
 
 Interval = tuple[Tensor, Tensor]
 
