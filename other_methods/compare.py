@@ -44,6 +44,7 @@ NAME, CELL = 35, 22  # widths of its columns
 COLOURS = {"anchored": "tab:blue", "local": "tab:orange", "global": "tab:green"}
 SMALL = 1_000_000  # weights of a network whose Jacobians are written down
 ROUNDING = 1e-9  # relative, of a sampled quotient
+DECADES = 1e3  # from which on an axis has numbers at powers of ten alone
 
 
 def check(rows: Sequence[Row], lower: Mapping[str, float]) -> None:
@@ -76,7 +77,8 @@ def draw(rows: Sequence[Row], lower: Mapping[str, float], title: str) -> plt.Fig
     ranked = sorted(rows, key=lambda row: (order.index(row.method.quantity), -(row.value or np.inf)))
     shown = [(row.method, row.value) for row in reversed(ranked)]
     values = [value for _, value in shown if value] + [value for value in lower.values() if value]
-    left, right = (0.8 * min(values), 1.6 * max(values)) if values else (0.1, 1.0)
+    span = max(values) / min(values) if values else 1.0
+    left, right = (0.8 * min(values), 1.6 * span**0.12 * max(values)) if values else (0.1, 1.0)  # numbers want room
     figure, axes = plt.subplots(figsize=(7.2, 1.4 + 0.27 * len(shown)), layout="constrained")
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     for at, (method, value) in enumerate(shown):
@@ -94,7 +96,7 @@ def draw(rows: Sequence[Row], lower: Mapping[str, float], title: str) -> plt.Fig
     axes.plot([], [], "k--", linewidth=1, label="largest value found of the quantity")
     axes.set_xscale("log")
     axes.set_xlim(left, right)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < DECADES else (1.0,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     names = [method.name + ("" if method.norm == "l2" else " †") for method, _ in shown]
