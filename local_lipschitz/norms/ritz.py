@@ -1,8 +1,8 @@
 """What the coefficients of the Lanczos process tell: how large the largest singular value can be, and when to look.
 
 From a random start the polynomial of the process is too large beyond λ_up to be missed, except with a probability that
-the caller chooses (van Dorsselaer, Hochstenbach & van der Vorst, SIAM J. Matrix Anal. Appl. 22(3), 2000). All in numpy:
-on a few numbers torch takes several times as long.
+the caller chooses (van Dorsselaer, Hochstenbach & van der Vorst, SIAM J. Matrix Anal. Appl. 22(3), 2000). In numpy: on
+a few numbers torch takes several times as long.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 # steps before the first check; between checks a multiple of GRID, and at most FURTHEST
 FIRST, GRID, FURTHEST = 8, 2, 32
@@ -47,7 +48,7 @@ class Ritz:
         beta, k = a * b, np.arange(a.shape[1])
         T = np.zeros((*a.shape, a.shape[1]))
         T[:, k, k], T[:, k[1:], k[:-1]] = a**2, beta[:, :-1]  # the lower triangle: that is all that is read
-        theta = np.linalg.eigvalsh(T)  # ascending
+        theta = torch.linalg.eigvalsh(torch.from_numpy(T)).numpy()  # ascending; numpy's has threads of its own
         top = np.maximum(theta[:, -1], 0.0)
         # a β below the rounding of the products is noise: the Krylov space is exhausted, but not to more than this
         log_beta = np.log(np.maximum(beta, eps)).sum(1)
