@@ -35,7 +35,8 @@ from .reading.read import read
 
 EPS_MIN, EPS_MAX = 1e-15, 1e9  # the radii that are searched
 GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they are far from holding
-STEEP = 3.0  # d log h / d log ε that is taken for upward steps of the joint bound, whose failures are dear
+STEEP = 3.0  # d log h / d log ε that is taken for upward steps of bounds whose failures are dear,
+STEEPER = 1.3  # or, if that is less, so many times the slope that was seen last
 MAX_EVALUATIONS = 60
 VAGUE = 1e-6  # of the margin: an error of the outputs that more work is spent on
 JUMP = 4.0  # d log h / d log ε that is taken for a jump
@@ -191,6 +192,8 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float, progress: bool
     lo, hi = torch.zeros_like(failure), torch.full_like(failure, math.inf)
     f_lo, f_hi = -hi, hi.clone()  # log h at the ends
     width, slow = hi.clone(), torch.zeros_like(evaluations)
+    careful = certificate.bound in (joint_bound, margin_bound)
+    steep = torch.full_like(lo, STEEP if careful else 1.0)
     eps = start.radius.clamp(EPS_MIN, EPS_MAX)
     active, evaluation = held.clone(), 0
     show = counter(batch, progress, "input")
@@ -202,13 +205,16 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float, progress: bool
         evaluations[i] += 1
         failure[i] += probability
         up, down = i[holds], i[~holds]
+        if careful:
+            seen = (h[holds].log() - f_lo[up]) / (eps[up] / lo[up]).log()
+            steep[up] = torch.where(lo[up] > 0, STEEPER * seen, STEEP).clamp(1.0, STEEP)
         lo[up], f_lo[up], limiting[up] = eps[up], h[holds].log(), worst[holds]
         hi[down], f_hi[down] = eps[down], h[~holds].log()
         active[up] = h[holds] < 1.0 - rtol
         active &= (hi > lo * (1.0 + rtol)) & (lo < EPS_MAX) & (hi > EPS_MIN) & (evaluations < MAX_EVALUATIONS)
         before, width = width, (hi / lo).log()
         slow = torch.where(before.isfinite() & (width > 0.51 * before), slow + 1, 0)
-        eps = _next(lo, f_lo, hi, f_hi, slow, rtol, certificate.bound is joint_bound)
+        eps = _next((lo, f_lo), (hi, f_hi), slow, steep, rtol)
         show(int((~active).sum()))
     return Radius(lo, certificate.label, limiting, evaluations, failure)
 
@@ -219,20 +225,18 @@ def _seed(seed: int, bound: Callable[..., Any], evaluation: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _next(
-    lo: Tensor, f_lo: Tensor, hi: Tensor, f_hi: Tensor, slow: Tensor, rtol: float, careful: bool = False
-) -> Tensor:
+def _next(low: tuple[Tensor, Tensor], high: tuple[Tensor, Tensor], slow: Tensor, steep: Tensor, rtol: float) -> Tensor:
     """The ε to try next in each bracket (lo, hi), of which 0 and ∞ are not known yet; f = log h.
 
     L(ε) does not decrease, so f grows at least as fast as log ε: from any ε, the step to ε/h(ε) reaches the other side.
     It brackets, and it moves the other end where secants have moved only one (`slow`). Where f jumps, because an
-    element stops being constant, only halves help. careful: upwards in steps that mostly hold, down to one of 1 + rtol,
-    which ends the search if it fails.
+    element stops being constant, only halves help. low, high: (ε, f) of its ends. steep: d log h / d log ε as it is
+    taken upwards: with more than there is, steps mostly hold, and the last one, by the tolerance, ends the search.
     """
+    (lo, f_lo), (hi, f_hi) = low, high
     target = math.log1p(-rtol / 2)
     across_up, across_down = lo * (-f_lo).exp() * (1.0 + rtol), hi * (-f_hi).exp() * (1.0 - rtol)
-    upwards = lo * (-f_lo / STEEP).exp().clamp(min=1.0 + rtol) if careful else across_up
-    upwards = torch.minimum(upwards, GROWTH * lo)
+    upwards = torch.minimum(lo * (-f_lo / steep).exp() * (1.0 + rtol), GROWTH * lo)
     downwards = torch.where(f_hi.isinf(), hi / GROWTH, across_down)
 
     width, rise = (hi / lo).log(), f_hi - f_lo
