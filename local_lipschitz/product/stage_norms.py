@@ -24,6 +24,7 @@ TINY_COST = 1_000_000  # multiplications
 CHEAP = 300_000  # multiplications: in float64 they take no longer, and nothing is to be added for rounding
 CLOSE, CLOSER = 0.95, 0.5  # of the tolerance, where norms stop, and cheap ones: a few steps more cost hardly more
 PRODUCT_SLACK = 1e-15  # of one product in float64
+SUMMED = 1e-13  # of a failure probability, for the rounding of the sum of its shares
 SINGLE = 1e10  # products of largest entries, and norms, within this factor of 1 are far from the ends of float32
 
 
@@ -39,7 +40,7 @@ class StageNorms:
     ) -> None:
         self.dtype, self.tolerance, self.certified = dtype, tolerance, certified
         random = sum(by_passes(stage, source) for stage in graph.stages for source in stage.sources)
-        self.share = failure_probability / max(1, random)
+        self.share = (1.0 - SUMMED) * failure_probability / max(1, random)
         self.generator = torch.Generator().manual_seed(seed)
         self.failure_spent = 0.0 if certified else 1.0
         self.work = 0.0  # multiplications spent, in forward-plus-adjoint passes of a stage
