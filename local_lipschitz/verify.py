@@ -157,7 +157,7 @@ class _Input:
 
     @property
     def open(self) -> Tensor:
-        return self.lower <= 0
+        return ~(self.lower > 0)
 
     def decide(self, product: dict[str, Source], already: float, time_limit: float) -> None:
         """Through the stages until it is decided."""
@@ -187,7 +187,8 @@ class _Input:
         open_, lower = self.open, self.nominal[self.open]
         joint = job(self.x0, self.eps, self.C[open_], lower.clamp(min=0.0) / self.eps, product)
         self.failure = joint.failure
-        self.lower[open_] = torch.maximum(self.lower[open_], fallen(lower, joint.value * (1.0 + VALUE_SLACK), self.eps))
+        found = fallen(lower, joint.value * (1.0 + VALUE_SLACK), self.eps)
+        self.lower[open_] = torch.fmax(self.lower[open_], found)  # not NaN, which an overflow may give
         if not bool(self.open.any()):
             return
         try:

@@ -156,7 +156,7 @@ class Job:
         nominal, off = C @ y[0], C.abs() @ (off[0] + UP * y[0].abs())
         low, high = nominal - off, nominal + off
         joint = self.joint(x0, eps, C, product, low)
-        fall = torch.minimum(fall, joint.value * (1.0 + VALUE_SLACK))
+        fall = torch.fmin(fall, joint.value * (1.0 + VALUE_SLACK))  # not NaN, which an overflow may give
         lower = fallen(low, fall, eps)
         result = Result((lower, low, lower, high), fall, {}, 0, "", joint.failure)
         given = Given(product, joint.layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from local_lipschitz import verify
+from local_lipschitz.joint.bound import Result
+
+MODULE = sys.modules["local_lipschitz.verify"]  # the package's name for it is the function
 
 
 def small(seed: int, widths: tuple[int, ...] = (2, 4, 3, 3)) -> tuple[nn.Sequential, Tensor]:
@@ -88,6 +92,29 @@ def test_the_radius_is_exact_to_a_millionth(seed):
         return
     assert verify(net, x0, radius * (1 - 1e-6)).verdict == ["verified"]
     assert verify(net, x0, radius * (1 + 1e-6)).verdict != ["verified"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_after_the_joint_bound_it_is_as_exact(monkeypatch, seed):
+    """As where many kinks may bend: the joint bound first, then the margin certificate with what that knows."""
+    monkeypatch.setattr(MODULE, "DEAR", 0)
+    net, x0 = small(seed)
+    radius = exact_radius(net, x0)
+    below, above = verify(net, x0, radius * (1 - 1e-4)), verify(net, x0, radius * (1 + 1e-3))
+    assert below.verdict == ["verified"] and above.verdict == ["falsified"]
+    assert below.stage[0] in ("product", "joint", "margin", "branching")
+
+
+def test_a_bound_that_is_not_a_number_proves_nothing(monkeypatch):
+    net, x0 = small(1)
+    eps = 0.95 * exact_radius(net, x0)
+    assert verify(net, x0, eps).verdict == ["verified"]
+    nan = torch.full((1,), float("nan"), dtype=torch.float64)
+    monkeypatch.setattr(MODULE, "JointJob", lambda *_: lambda *_: Result(nan, nan, [], {}, 0, "passes", 0.0, 0.0))
+    monkeypatch.setattr(MODULE, "DEAR", 0)
+    monkeypatch.setattr(MODULE, "LARGE", 0)
+    result = verify(net, x0, eps)
+    assert result.verdict == ["unknown"] and bool((result.lower <= 0).any())
 
 
 def test_a_batch_with_every_verdict():
