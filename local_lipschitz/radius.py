@@ -36,7 +36,7 @@ from .reading.read import read
 EPS_MIN, EPS_MAX = 1e-15, 1e9  # the radii that are searched
 GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they are far from holding
 STEEP = 3.0  # d log h / d log ε that is taken for upward steps of bounds whose failures are dear,
-STEEPER = 1.3  # or, if that is less, so many times the slope that was seen last
+STEEPER = 1.7  # or, if that is less, so many times the slope that was seen last
 MAX_EVALUATIONS = 60
 VAGUE = 1e-6  # of the margin: an error of the outputs that more work is spent on
 JUMP = 4.0  # d log h / d log ε that is taken for a jump
@@ -236,7 +236,8 @@ def _next(low: tuple[Tensor, Tensor], high: tuple[Tensor, Tensor], slow: Tensor,
     (lo, f_lo), (hi, f_hi) = low, high
     target = math.log1p(-rtol / 2)
     across_up, across_down = lo * (-f_lo).exp() * (1.0 + rtol), hi * (-f_hi).exp() * (1.0 - rtol)
-    upwards = torch.minimum(lo * (-f_lo / steep).exp() * (1.0 + rtol), GROWTH * lo)
+    careful = lo * (-f_lo / steep).exp().clamp(min=1.0 + rtol)
+    upwards = torch.minimum(torch.where(steep > 1.0, careful, across_up), GROWTH * lo)
     downwards = torch.where(f_hi.isinf(), hi / GROWTH, across_down)
 
     width, rise = (hi / lo).log(), f_hi - f_lo
