@@ -172,4 +172,4 @@ def test_rounding_of_a_norm_counts_all_sizes(layers, dtype):
 
 def test_only_norms_by_passes_share_the_failure_probability():
     net = nn.Sequential(nn.Linear(300, 280), nn.ReLU(), nn.Linear(280, 20), nn.ReLU(), nn.Linear(20, 3)).eval()
-    assert local_bound(net, normal(1, 300).float(), 0.1).failure_probability == 1e-9
+    assert 0.999e-9 < local_bound(net, normal(1, 300).float(), 0.1).failure_probability <= 1e-9
