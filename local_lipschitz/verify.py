@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .attacks.on_ball import BallAttack
 from .inputs import check_eps, check_input, check_label, other_classes
-from .joint.bound import VALUE_SLACK
 from .joint.bound import Job as JointJob
 from .layers.graph import Graph
 from .layers.rounding import logits
@@ -183,12 +182,11 @@ class _Input:
         if time.monotonic() > deadline:
             return
         self.stage = "joint"
-        job = JointJob(self.how.graph, SHORT, 2e-3, self.how.failure_probability, self.how.seed)
+        job = JointJob(self.how.graph, SHORT, 2e-3, self.how.failure_probability, self.how.seed, layers=True)
         open_, lower = self.open, self.nominal[self.open]
         joint = job(self.x0, self.eps, self.C[open_], lower.clamp(min=0.0) / self.eps, product)
         self.failure = joint.failure
-        found = fallen(lower, joint.value * (1.0 + VALUE_SLACK), self.eps)
-        self.lower[open_] = torch.fmax(self.lower[open_], found)  # not NaN, which an overflow may give
+        self.lower[open_] = torch.maximum(self.lower[open_], fallen(lower, joint.bound, self.eps))
         if not bool(self.open.any()):
             return
         try:

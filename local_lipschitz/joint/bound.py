@@ -6,6 +6,7 @@ tends to ‖J(x0)‖ as ε → 0. docs/joint_bound.md has the theorem, its proof
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -92,7 +93,7 @@ def joint_bound(
 class Result:
     """The joint bound of one input: value (K,) or (1,), before refinement, growth (name, gain) of each block.
 
-    layers: what it knows of the kinks; empty for the product bound.
+    layers: what it knows of the kinks, where that was asked for; empty for the product bound.
     """
 
     value: Tensor
@@ -105,16 +106,22 @@ class Result:
     passes: float
     layers: KinkLayers = field(default_factory=dict)
 
+    @property
+    def bound(self) -> Tensor:
+        """The value in float64 with its slack; ∞ where it is not a number, which an overflow may give."""
+        return (self.value.double() * (1.0 + VALUE_SLACK)).nan_to_num(nan=math.inf, posinf=math.inf)
+
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for every input of a batch."""
+    """What is the same for every input of a batch. layers: whether results tell what is known of the kinks."""
 
     graph: Graph
     effort: int
     tolerance: float
     failure_probability: float
     seed: int
+    layers: bool = False  # of a large network they take as much memory as its activations
 
     @torch.no_grad()
     def __call__(
@@ -143,7 +150,7 @@ class Job:
         value, before = groups.outputs(operator, outputs if len(outputs) else None, self.effort, target)
         uncertain = {block.plan.stage.name: _counts(block) for block in operator.blocks}
         passes, count = operator.work / max(1, self.graph.cost), operator.groups
-        layers = kink_layers(operator, groups.mu.double(), eps)
+        layers = kink_layers(operator, groups.mu.double(), eps) if self.layers else {}
         return Result(value, before, growth, uncertain, count, groups.status, random.spent, passes, layers)
 
 
@@ -155,10 +162,10 @@ def _counts(block: Block) -> tuple[int, int]:
 
 def _collect(local: Bound, results: list[Result]) -> JointBound:
     """The smaller of product and joint bound for each input, as one record."""
-    joint = torch.stack([r.value for r in results]).to(local.value) * (1.0 + VALUE_SLACK)
+    joint = torch.stack([r.bound for r in results]).to(local.value)
     before = torch.stack([r.before for r in results]).to(local.value)
     joint, before = (x if local.value.dim() == 2 else x[:, 0] for x in (joint, before))
-    value = torch.fmin(local.value, joint)  # not NaN, which an overflow in float32 may give
+    value = torch.fmin(local.value, joint)
     names = [name for name, _ in results[0].growth]
     growth = torch.tensor([[gain for _, gain in r.growth] for r in results], dtype=torch.float64).to(value)
     top = value.amax(1) if value.dim() == 2 else value

@@ -17,6 +17,7 @@ from ..layers.graph import Graph
 from ..norms.lanczos import Operator
 from ..norms.spectral_norm import lanczos_norms
 from .certificate import FEW, Random, output_tails
+from .descent import affordable
 from .free_memory import free_memory
 from .functions import Functions, rows
 from .groups import CANCELLED, RESULT_SLACK, TAU, Groups, least_mu
@@ -58,7 +59,7 @@ class DenseGroups(Groups):
 
     def _affordable(self, steps: int) -> int:
         """Fewer steps where each takes longer."""
-        return max(min(steps, LEAST_STEPS), round(steps * min(1.0, DEAR / max(1, len(self.mu))) ** 5))
+        return affordable(steps, len(self.mu), DEAR, 5, LEAST_STEPS)
 
     def add(self, found: Functions, kept: Tensor, elements: Elements) -> None:
         """μ ∝ S_gg for the new groups, twice what makes W positive definite."""

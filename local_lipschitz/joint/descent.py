@@ -44,6 +44,11 @@ class Point:
 Evaluate = Callable[[Tensor], Point | None]  # of μ; None where it is not feasible
 
 
+def affordable(steps: int, size: int, dear: int, power: int, least: int) -> int:
+    """Fewer steps from the size `dear` on, where each takes longer, by a power of it; but `least`."""
+    return max(min(steps, least), round(steps * min(1.0, dear / max(1, size)) ** power))
+
+
 def descend(evaluate: Evaluate, mu: Tensor, steps: int) -> tuple[Tensor, int, Point | None]:
     """Minimise over θ = log μ from a feasible start; `steps` evaluations at most: (μ, evaluations, the last point).
 

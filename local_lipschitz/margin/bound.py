@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..inputs import check_eps, check_input, check_outputs
-from ..joint.bound import VALUE_SLACK
 from ..joint.bound import Job as JointJob
 from ..joint.bound import Result as JointResult
+from ..joint.descent import affordable
 from ..layers.graph import Graph
 from ..layers.linear_maps import size
 from ..layers.rounding import logits
@@ -156,7 +156,7 @@ class Job:
         nominal, off = C @ y[0], C.abs() @ (off[0] + UP * y[0].abs())
         low, high = nominal - off, nominal + off
         joint = self.joint(x0, eps, C, product, low)
-        fall = torch.fmin(fall, joint.value * (1.0 + VALUE_SLACK))  # not NaN, which an overflow may give
+        fall = torch.minimum(fall, joint.bound)
         lower = fallen(low, fall, eps)
         result = Result((lower, low, lower, high), fall, {}, 0, "", joint.failure)
         given = Given(product, joint.layers)
@@ -166,7 +166,7 @@ class Job:
 
     def joint(self, x0: Tensor, eps: float, C: Tensor, product: dict[str, Source], nominal: Tensor) -> JointResult:
         """The joint bound, with half of the steps."""
-        job = JointJob(self.graph, max(1, self.effort // 2), 2e-3, self.failure_probability, self.seed)
+        job = JointJob(self.graph, max(1, self.effort // 2), 2e-3, self.failure_probability, self.seed, layers=True)
         target = None if self.target is None else ((nominal - self.target) / eps).clamp(min=0.0)
         return job(x0, eps, C, target, product)
 
@@ -195,17 +195,12 @@ class Job:
         rows = local.functions.pick(open_)
         ball = scaled(local.kinks, rows)
         targets = torch.full_like(lines[open_], torch.inf if self.target is None else self.target)
-        steps = affordable(self.effort, len(local.kinks))
+        steps = affordable(self.effort, len(local.kinks), DEAR, 3, LEAST_STEPS)
         wanted = Wanted(None if self.smallest else targets, self.tolerance, steps, seed=self.seed)
         solved = solve_all(ball, starts(local.kinks, rows), wanted)
         better = lines.clone()
         better[open_] = torch.maximum(lines[open_], proven(ball, solved))
         return better, solved.steps
-
-
-def affordable(steps: int, kinks: int) -> int:
-    """Fewer steps where each takes longer."""
-    return max(min(steps, LEAST_STEPS), round(steps * min(1.0, DEAR / max(1, kinks)) ** 3))
 
 
 def by_certificate(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:

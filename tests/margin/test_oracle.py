@@ -43,7 +43,7 @@ def local(net: nn.Module, x0: Tensor, eps: float, C: Tensor) -> tuple[Local, Res
     norms = StageNorms(x0.dtype, graph, 2e-3, 1e-9, True, 0)
     with torch.no_grad():
         product = propagate(graph, x0, torch.tensor([eps], dtype=torch.float64), norms).only(0)
-        joint = Job(graph, EFFORT // 2, 2e-3, 1e-9, 0)(x0, eps, C, None, product)
+        joint = Job(graph, EFFORT // 2, 2e-3, 1e-9, 0, layers=True)(x0, eps, C, None, product)
         given = Given(product, joint.layers)
         return local_network(graph, x0, Region(eps), C, given, by_certificate, Limit(ROWS)), joint
 

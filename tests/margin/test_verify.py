@@ -110,7 +110,7 @@ def test_a_bound_that_is_not_a_number_proves_nothing(monkeypatch):
     eps = 0.95 * exact_radius(net, x0)
     assert verify(net, x0, eps).verdict == ["verified"]
     nan = torch.full((1,), float("nan"), dtype=torch.float64)
-    monkeypatch.setattr(MODULE, "JointJob", lambda *_: lambda *_: Result(nan, nan, [], {}, 0, "passes", 0.0, 0.0))
+    monkeypatch.setattr(MODULE, "JointJob", lambda *_, **__: lambda *_: Result(nan, nan, [], {}, 0, "passes", 0.0, 0.0))
     monkeypatch.setattr(MODULE, "DEAR", 0)
     monkeypatch.setattr(MODULE, "LARGE", 0)
     result = verify(net, x0, eps)
