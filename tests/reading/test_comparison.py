@@ -1,6 +1,7 @@
 """The module run for real beside its graph: weights that hooks set, numbers that change by themselves, outputs."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -242,6 +243,26 @@ def test_networks_of_many_kinds_are_not_refused_for_their_rounding(dtype):
         for scale in (1e-3, 1.0, 30.0):
             x0 = scale * torch.randn(1, 3, side, side, dtype=dtype if dtype == torch.float64 else torch.float32)
             read(net.eval().to(dtype), x0)
+
+
+def on_knots(seed, widths=(9, 3, 3, 3, 3, 2)):
+    """A network with every y within a rounding of its knot at x0: whether a unit is open is decided by rounding."""
+    generator = torch.Generator().manual_seed(seed)
+    x0 = torch.randn(1, widths[0], generator=generator)
+    z, layers = x0.double(), []
+    for before, width in pairwise(widths):
+        layer = nn.Linear(before, width)
+        layer.weight.data = torch.randn(width, before, generator=generator)
+        y = z @ layer.weight.data.double().T
+        layer.bias.data = -y[0].float()
+        z = (y + layer.bias.data.double()).relu()
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).eval(), x0
+
+
+def test_sums_that_cancel_at_a_knot_are_not_refused():
+    for seed in range(60):
+        read(*on_knots(seed))
 
 
 def test_outputs_that_overflow():
