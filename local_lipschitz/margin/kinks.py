@@ -10,6 +10,7 @@ from torch import Tensor
 from .box import Box, Sides
 
 THIN, TINY = 1e-7, 1e-250  # the smallest end of a kink, relative to its other end, and at all
+THICK = 1e6  # and relative to what its row may be off by
 
 Interval = tuple[Tensor, Tensor]
 
@@ -85,8 +86,10 @@ class KinkRows:
         G, k = len(self), len(rows.y0)
         if k == 0:
             return
-        low, high = ends  # an end much nearer to 0 than the other would ruin the scaling
-        low, high = torch.minimum(low, -THIN * high).clamp(max=-TINY), torch.maximum(high, -THIN * low).clamp(min=TINY)
+        low, high = ends  # an end much nearer to 0 than the other would ruin the scaling, or one that is all rounding
+        least = (THICK * rows.error).clamp(min=TINY)
+        low, high = torch.minimum(low, -THIN * high), torch.maximum(high, -THIN * low)
+        low, high = torch.minimum(low, -least), torch.maximum(high, least)
         T = self.T.new_zeros(G + k, G + k)
         T[:G, :G], T[G:, :G] = self.T, rows.T
         self.T, self.Q, self.y0 = T, torch.cat([self.Q, rows.Q]), torch.cat([self.y0, rows.y0])

@@ -18,6 +18,7 @@ from .start import begin, moments
 
 STEP = 30.0  # about how many times as long as one `shares` a step takes, before one was seen
 INSIDE, LESS = 1e-9, (1e-7, 1e-5, 1e-3)  # of how far t is below the nominal value: by what it is made smaller
+LITTLE = 1e-6  # of how far t is below the nominal value: what the error of one row may take
 SMALL = 600  # the size up to which the primal–dual method is the faster one
 
 
@@ -180,12 +181,25 @@ def proven(ball: Ball, solved: Solved) -> Tensor:
 
 
 def _proven(ball: Ball, k: int, mu: Tensor) -> Tensor:
+    """Of multipliers mu (1, M); where errors of the rows would take much, smaller ones of those rows are tried, too."""
+    lower = _certified(ball, k, mu)
+    most = LITTLE * (ball.functions[k, 0] - mu[0, 0]).abs() / ball.row_error[: ball.relaxation.kinks]
+    lam = ball.relaxation.split(mu)[2]
+    if not bool((lam.abs() > most).any()):
+        return lower
+    lam.copy_(lam.clamp(-most, most))  # a view of mu
+    t = ball.relaxation.attained(mu, ball.functions[k : k + 1])
+    mu[:, 0] = t - INSIDE * (ball.functions[k, 0] - t).abs()
+    return torch.maximum(lower, _certified(ball, k, mu))
+
+
+def _certified(ball: Ball, k: int, mu: Tensor) -> Tensor:
     """For t a little smaller where the factorisation does not run through at once."""
-    fall = (ball.functions[k, 0] - mu[0, 0]).abs()
+    t, fall = mu[:, :1], (ball.functions[k, 0] - mu[0, 0]).abs()
     lower = certified(ball, k, mu)
     for less in LESS:
         if not bool(lower.isneginf()):
             break
-        mu[0, 0] -= less * fall
-        lower = certified(ball, k, mu)
+        t = t - less * fall
+        lower = certified(ball, k, torch.cat([t, mu[:, 1:]], 1))
     return lower

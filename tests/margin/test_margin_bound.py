@@ -67,6 +67,32 @@ def test_never_looser_than_the_joint_bound(seed):
         assert bool((ours.fall <= joint.fall * (1.0 + 2e-3) + 1e-9).all()), (ours.fall / joint.fall).max()
 
 
+def with_a_cancelling_unit(seed: int) -> tuple[nn.Sequential, Tensor]:
+    """A network whose first unit of the second layer reads sums that cancel, but for rounding, whatever x is."""
+    generator = torch.Generator().manual_seed(seed)
+    first, second, last = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+    for layer in (first, second):
+        layer.weight.data = torch.randn(layer.weight.shape, generator=generator)
+        layer.bias.data = torch.randn(layer.bias.shape, generator=generator)
+    first.weight.data[1:4], first.bias.data[1:4] = first.weight.data[:1], first.bias.data[0]
+    w = torch.rand(3, generator=generator)
+    second.weight.data[0], second.bias.data[0] = 0.0, 0.0
+    second.weight.data[0, 0], second.weight.data[0, 1:3] = w.double().sum(), -w[:2]
+    second.weight.data[0, 3] = w[:2].double().sum() - second.weight.data[0, 0].double()
+    last.weight.data = torch.randn(2, 6, generator=generator)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last).eval(), torch.randn(1, 5, generator=generator)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_unit_that_is_all_rounding_takes_little(seed):
+    """What its kink may take are the few per cent by which the joint bound chooses other ends."""
+    net, x0 = with_a_cancelling_unit(seed)
+    fall = margin_bound(net, x0, 0.7).fall
+    net[2].weight.data[0], net[2].bias.data[0] = 0.0, -1.0
+    without = margin_bound(net, x0, 0.7).fall
+    assert (fall <= without * 1.15).all(), (fall / without).max()
+
+
 UNITS = {
     "leaky": nn.LeakyReLU(0.3), "steep": nn.LeakyReLU(1.7), "hardtanh": nn.Hardtanh(-0.5, 0.8), "relu6": nn.ReLU6(),
     "prelu": nn.PReLU(6, init=-0.4),
