@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .certificate import shift
+from .first_kinks import Sets
 
 # τ_g in |w_g|² ≤ (1 + τ_g)ṽ_g² + (1 + 1/τ_g)ε_g²‖δ‖²: the least, and in units of ε_g/|ṽ_g|
 TAU, CANCELLED = 1e-7, 1e3
@@ -45,6 +46,16 @@ class Groups:
         self.stretch = torch.cat([self.stretch, (1.0 + tau).sqrt() * (1.0 + RESULT_SLACK)])
         self.least = torch.cat([self.least, least_mu(error, tau)])
         self.spans.append((G, G + k))
+
+    def first_sets(self) -> Sets | None:
+        """The kinks of the first layers, as many layers as T couples in small sets; None before there are any."""
+        known: Sets | None = None
+        for _, end in self.spans:
+            more = Sets.of(self.T[:end, :end])
+            if more is None:
+                break
+            known = more
+        return known
 
     def slack(self, m: int) -> float:
         """Of W and S, outward, for m functions together: their sums, Cholesky factor and triangular solves."""
@@ -96,11 +107,6 @@ def least_mu(error: Tensor, tau: Tensor) -> Tensor:
 
 
 def add_gram(gram: Tensor, T: Tensor, spans: list[tuple[int, int]], sign: float = 1.0) -> None:
-    """gram ± T Tᵀ, in place and in the lower triangle, for a T that is strictly lower triangular by layers.
-
-    gram and T may lack their first rows, those of the first layer.
-    """
-    less = T.shape[1] - len(T)
+    """gram ± T Tᵀ, in place and in the lower triangle, for a T that is strictly lower triangular by layers."""
     for first, end in spans[1:]:
-        rows, these = slice(first - less, None), slice(first - less, end - less)
-        gram[rows, these].addmm_(T[rows, :first], T[these, :first].T, alpha=sign)
+        gram[first:, first:end].addmm_(T[first:, :first], T[first:end, :first].T, alpha=sign)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .descent import Point, descend, inverse_of, log_norm, mixing, newton
-from .first_layer import eliminate, pays
+from .first_kinks import FirstKinks, pays
 from .groups import Groups, add_gram
 
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
@@ -27,6 +27,7 @@ STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.000
 EASY = 1  # stages in which Newton steps are not needed
 NEWTON = 1000  # groups, from which they do not pay
 SINGLE = 500  # groups, from which the other steps are in single precision
+STRIP = 384  # columns of a triangle at a time
 FEWEST = 10  # quasi-Newton steps of a stage, of those that are left
 SURE = {torch.float64: 1e-6, torch.float32: 1e-3}  # that values are below their targets before they are proven
 FAR = 1.1  # times its target: a value that is seen to stay above that
@@ -78,68 +79,78 @@ def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Solved:
-    """At some μ: L⁻¹C, Y and E (G, k); NNᵀ, which may have changed with the kinks that were eliminated.
+    """At some μ: S, or its diagonal; Y and E (G, k); the diagonals of W⁻¹ and TᵀW⁻¹T; log det of W scaled by μ.
 
-    inverses: of W, or its diagonals.
+    full: W⁻¹ and what else the second derivative takes, where that was asked for.
     """
 
-    X: Tensor
+    S: Tensor
     Y: Tensor
     E: Tensor
-    NN: Tensor
-    inverses: Diagonals | Full
-    log_det: float  # of W scaled by μ
+    diagonal: Tensor
+    through: Tensor
+    log_det: float
+    full: Full | None
 
 
 class Interior:
     """The objective in a dtype of its own, in units of the multipliers at the start.
 
-    first: the number of kinks that are eliminated at each μ (first_layer.py), where that pays and W need not be whole.
+    first: the kinks that are eliminated at each μ (first_kinks.py), where that pays and W need not be whole; T and P
+    are of the others.
     """
 
     def __init__(self, groups: Groups, wanted: Wanted, start: Tensor, dtype: torch.dtype, whole: bool = True) -> None:
         unit = start.sqrt()
-        self.start, self.dtype, self.target = start, dtype, wanted.target
-        self.spans, self.slack, self.least = groups.spans, groups.slack(len(wanted.P)), groups.least / start
-        count = groups.spans[0][1]
-        self.first = count if not whole and pays(groups.Q.shape[1], count, len(start)) else 0
-        if self.first:
+        self.start, self.dtype, self.target, self.each = start, dtype, wanted.target, wanted.each
+        self.slack, self.least = groups.slack(len(wanted.P)), groups.least / start
+        sets = None if whole else groups.first_sets()
+        k = len(sets.place) if sets is not None and pays(groups.Q.shape[1], len(sets.place), len(start)) else 0
+        P = (wanted.P * unit).to(dtype)
+        self.P, self.T = P[:, k:], (groups.T[k:, k:] / unit[k:, None]).mul_(unit[k:]).to(dtype)
+        self.spans = [(a - k, b - k) for a, b in groups.spans if a >= k]
+        self.first = None
+        if sets is not None and k:
             Q = (groups.Q / unit[:, None]).to(dtype)
-            self.Q, self.others = Q[:count], torch.cat([Q[count:], wanted.delta.to(dtype)])
+            columns = (groups.T[k:, :k] / unit[k:, None]).mul_(unit[:k]).to(dtype)
+            others, columns = torch.cat([Q[k:], wanted.delta.to(dtype)]), torch.cat([columns, P[:, :k]]).T
+            self.first = FirstKinks(sets.scaled(unit[:k], dtype), Q[:k], others, columns)
         else:
             self.QQ = (groups.QQ / unit[:, None]).div_(unit).to(dtype)
             self.NQ, self.NN = (wanted.NQ / unit).to(dtype), wanted.NN.to(dtype)
-        self.each = wanted.each
-        self.T = (groups.T[self.first :] / unit[self.first :, None]).mul_(unit).to(dtype)
-        self.P = (wanted.P * unit).to(dtype)
 
     def solve(self, x: Tensor, second: bool) -> Solved | None:
         """W at μ = x·start, with its Cholesky factor L Lᵀ; None where it is not ≻ 0."""
-        diagonal, k, gone = ((1.0 - self.slack) * x - self.least).to(self.dtype), self.first, None
-        if k:
-            gone = eliminate(self.Q, self.others, diagonal[:k])
+        diagonal = ((1.0 - self.slack) * x - self.least).to(self.dtype)
+        k, gone = len(x) - len(self.T), None
+        if self.first is not None:
+            gone = self.first.eliminate(x[:k], diagonal[:k])
             if gone is None:
                 return None
-            RQ, RN = gone.root[:, : len(self.T)], gone.root[:, len(self.T) :]
-            W, NQ = (RQ.T @ RQ).neg_(), RN.T @ RQ
-            NN = RN.square().sum(0) if self.each else RN.T @ RN
+            rest, own = gone.H[:, : len(self.T)], gone.H[:, len(self.T) :]
+            W, NQ, NN = minus_gram(rest), own.T @ rest, own.square().sum(0) if self.each else own.T @ own
         else:
             W, NQ, NN = self.QQ.neg(), self.NQ, self.NN
-        add_gram(W, self.T * x.sqrt(), self.spans, -1.0)
+        later = x[k:]
+        add_gram(W, self.T * later.sqrt(), self.spans, -1.0)
         W.diagonal().add_(diagonal[k:])
         L, info = torch.linalg.cholesky_ex(W)
         if int(info) or not bool(torch.isfinite(L.diagonal()).all()):
             return None
-        X = torch.linalg.solve_triangular(L, (NQ + (self.P * x) @ self.T.T).T, upper=False)
+        P = self.P * later
+        X = torch.linalg.solve_triangular(L, (NQ + P @ self.T.T).T, upper=False)
         Y = torch.linalg.solve_triangular(L.T, X, upper=True)
         E = self.P.T + self.T.T @ Y
-        inverses = Full(L, self.T, self.spans) if second else Diagonals(L, self.T, self.spans)
-        log_det = float(2.0 * L.diagonal().double().log().sum() - x[k:].double().log().sum())
+        S = NN + ((P * self.P).sum(1) + X.square().sum(0) if self.each else P @ self.P.T + X.T @ X)
+        log_det = float(2.0 * L.diagonal().double().log().sum() - x.double().log().sum())
+        full = Full(L, self.T, self.spans) if second else None
+        inverse, through = (full.diagonal, full.through) if full is not None else diagonals(L, self.T, self.spans)
         if gone is not None:
-            Y = torch.cat([gone.response(RN + RQ @ Y), Y])
-            before = gone.diagonal(torch.linalg.solve_triangular(L, RQ.T, upper=False), x[:k])
-            inverses.diagonal, log_det = torch.cat([before, inverses.diagonal]), log_det + float(gone.log_det)
-        return Solved(X, Y, E, NN, inverses, log_det)
+            Y, E = (torch.cat(both) for both in zip(gone.response(Y), (Y, E), strict=True))
+            before, through_before = gone.diagonals(L)
+            inverse, through = torch.cat([before, inverse]), torch.cat([through_before, through])
+            log_det += float(gone.log_det)
+        return Solved(S, Y, E, inverse, through, log_det, full)
 
     def point(self, mu: Tensor, p: float, tau: float, second: bool = False) -> Point | None:
         """Value and derivatives in log μ: ∂S/∂μ_g = E_gE_gᵀ − Y_gY_gᵀ with Y = W⁻¹C, E = Pᵀ + TᵀY."""
@@ -147,25 +158,23 @@ class Interior:
         solved = self.solve(x, second)
         if solved is None:
             return None
-        X, Y, E, NN, inverses = solved.X, solved.Y, solved.E, solved.NN, solved.inverses
-        each = self.each
+        S, Y, E, each = solved.S.double(), solved.Y, solved.E, self.each
         if each:
-            S = (NN + (self.P.square() * x).sum(1) + X.square().sum(0)).double()
             S = S.clamp(min=torch.finfo(torch.float64).tiny)
             value, weight = float(S.log().mean()), 1.0 / (S * len(S))
         else:
-            S, basis = torch.linalg.eigh((NN + (self.P * x) @ self.P.T + X.T @ X).double())
+            S, basis = torch.linalg.eigh(S)
             value, weight = log_norm(S, p)
             E, Y = E @ basis.to(self.dtype), Y @ basis.to(self.dtype)
         weight = weight.to(self.dtype)
-        up = x * (E.square() @ weight + tau * inverses.through) + tau
-        down = x * (Y.square() @ weight + tau * inverses.diagonal)
+        up = x * (E.square() @ weight + tau * solved.through) + tau
+        down = x * (Y.square() @ weight + tau * solved.diagonal)
 
         def hessian() -> Tensor:
             # d²S = 2 RᵀW⁻¹R with R = T dμ E − dμ Y; what makes the logarithms concave is left out
-            assert isinstance(inverses, Full)
+            assert solved.full is not None
             slope = E.square() @ weight - Y.square() @ weight
-            H = inverses.second((E * weight) @ E.T, (Y * weight) @ E.T, (Y * weight) @ Y.T, tau)
+            H = solved.full.second((E * weight) @ E.T, (Y * weight) @ E.T, (Y * weight) @ Y.T, tau)
             if not each:
                 for i, j, factor in mixing(S, p):
                     J = E[:, i] * E[:, j] - Y[:, i] * Y[:, j]
@@ -183,28 +192,25 @@ class Interior:
         return None if self.target is None else S.log() - 2.0 * self.target.log()
 
 
-class Diagonals:
-    """The diagonals of W⁻¹ and of TᵀW⁻¹T, from W = L Lᵀ, layer by layer of the triangle.
+def minus_gram(H: Tensor) -> Tensor:
+    """−HᵀH, the lower triangle of it."""
+    gram = H.new_zeros(H.shape[1], H.shape[1])
+    for first in range(0, H.shape[1], STRIP):
+        end = first + STRIP
+        gram[first:, first:end].addmm_(H[:, first:].T, H[:, first:end], alpha=-1.0)
+    return gram
 
-    W and T may lack the rows of the first layer; then so does the first of these diagonals.
-    """
 
-    def __init__(self, L: Tensor, T: Tensor, spans: list[tuple[int, int]]) -> None:
-        less = T.shape[1] - len(T)
-        self.diagonal, self.through = torch.empty_like(L[0]), torch.zeros_like(T[0])
-        for from_, to in spans:
-            first, end = from_ - less, to - less
-            if end > 0:
-                self.diagonal[first:end] = self._inverse(L[first:, first:], end - first)
-            columns = torch.linalg.solve_triangular(L[end:, end:], T[end:, from_:to], upper=False)
-            self.through[from_:to] = columns.square().sum(0)
-
-    @staticmethod
-    def _inverse(L: Tensor, count: int) -> Tensor:
-        """The first `count` of the diagonal of (LLᵀ)⁻¹."""
-        unit = L.new_zeros(len(L), count)
+def diagonals(L: Tensor, T: Tensor, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Those of W⁻¹ and of TᵀW⁻¹T, from W = L Lᵀ, layer by layer of the triangle."""
+    diagonal, through = L.new_empty(len(L)), L.new_zeros(len(L))
+    for first, end in spans:
+        unit = L.new_zeros(len(L) - first, end - first)
         unit.fill_diagonal_(1.0)
-        return torch.linalg.solve_triangular(L, unit, upper=False).square().sum(0)
+        diagonal[first:end] = torch.linalg.solve_triangular(L[first:, first:], unit, upper=False).square().sum(0)
+        columns = torch.linalg.solve_triangular(L[end:, end:], T[end:, first:end], upper=False)
+        through[first:end] = columns.square().sum(0)
+    return diagonal, through
 
 
 class Full:

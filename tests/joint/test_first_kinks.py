@@ -4,6 +4,7 @@ import pytest
 import torch
 from linearised import linearised
 from random_networks import random_network
+from torch import nn
 
 import local_lipschitz.joint.interior as interior
 from local_lipschitz.joint.dense import Functions, rows
@@ -26,8 +27,8 @@ def objective(groups, f, log_mu, each):
 @pytest.mark.parametrize("eliminated", [False, True])
 @pytest.mark.parametrize("seed", range(8))
 def test_value_and_gradient(seed, eliminated, each, monkeypatch):
-    """Also where the first layer has more kinks than inputs, or all of them."""
-    monkeypatch.setattr(interior, "pays", lambda inputs, first, groups: eliminated and first < groups)
+    """Also where the first kinks are more than inputs, all of them, or coupled with each other in pooling windows."""
+    monkeypatch.setattr(interior, "pays", lambda inputs, first, groups: eliminated)
     operator, groups = linearised(*random_network(seed), 0.5)
     if not operator.groups:
         pytest.skip("nothing uncertain")
@@ -45,3 +46,22 @@ def test_value_and_gradient(seed, eliminated, each, monkeypatch):
     torch.testing.assert_close(point.gradient, gradient, rtol=1e-6, atol=1e-9)
     whole = Interior(groups, wanted, start, torch.float64).point(mu, P_NORM, TAU)
     torch.testing.assert_close(point.up, whole.up, rtol=1e-7, atol=1e-12)
+
+
+def test_windows_are_sets():
+    """Pairs of a pooling window and the activation after it are coupled; those of other windows are not."""
+    torch.manual_seed(0)
+    pool = nn.MaxPool2d(2, stride=3)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), pool, nn.Flatten(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    _, groups = linearised(net.double().eval(), torch.rand(1, 1, 7, 7, dtype=torch.float64), 5.0)
+    sets = groups.first_sets()
+    assert sets.table.shape == (8, 4) and len(groups.spans) == 4
+    k = len(sets.place)
+    T = torch.zeros(k, k, dtype=torch.float64)
+    for members, block in zip(sets.table, sets.T, strict=True):
+        there = members < k
+        T[members[there][:, None], members[there]] = block[there][:, there]
+    assert torch.equal(T, groups.T[:k, :k]) and bool((T != 0).any())
+    x = torch.rand(k, 3, dtype=torch.float64)
+    assert torch.equal(sets.join(sets.split(x)), x)
+    torch.testing.assert_close(sets.times(sets.T, x), T @ x)
