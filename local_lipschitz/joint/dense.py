@@ -18,6 +18,7 @@ from ..norms.lanczos import Operator
 from ..norms.spectral_norm import lanczos_norms
 from .certificate import FEW, Random, output_tails
 from .descent import affordable
+from .factor import Factor
 from .free_memory import free_memory
 from .functions import Functions, rows
 from .groups import CANCELLED, RESULT_SLACK, TAU, Groups, least_mu
@@ -64,43 +65,38 @@ class DenseGroups(Groups):
     def add(self, found: Functions, kept: Tensor, elements: Elements) -> None:
         """μ ∝ S_gg for the new groups, twice what makes W positive definite."""
         new = found.part(kept)
-        X, S, error = new.solved(self.mu), new.matrix(self.mu), new.error
+        X, S, error = new.rows(self.mu), new.matrix(self.mu), new.error
         size = S.diagonal().clamp(min=torch.finfo(S.dtype).tiny)
         tau = (CANCELLED * error / size.sqrt()).clamp(TAU, 1.0)
         d = size + least_mu(error, tau)
         top = _largest(S / (d.sqrt()[:, None] * d.sqrt()), self.random)
-        self.extend((new.delta, new.P, new.NQ, new.NN), 2.0 * top * d, error, tau)
+        self.extend(new.delta, new.P, 2.0 * top * d, error, tau)
         self.extend_factor(X, S)
 
     def layer_gain(self, operator: JointOperator) -> float:
         """√λ_max(S(μ)) of the whole output of `operator`, certified; in float64."""
-        L = self.factor(self.mu, 1)
-        if L is None:
+        factor = self.factor(self.mu, 1)
+        if factor is None:
             return math.inf
         share = self.random.share
         eta = output_tails(operator, self.random).eta(FEW * share)
-        M = self._root(operator, L, eta.to(L.device))
+        M = self._root(operator, factor, eta.to(self.mu.device))
         norm = lanczos_norms(M, ROUGH, (1.0 - FEW) * share, self.random.generator).upper
         self.random.spent += share
         return float(norm) * math.sqrt(self.rounding(self.mu) * (1.0 + 2.0 * self.slack(1))) * (1.0 + RESULT_SLACK)
 
-    def _root(self, operator: JointOperator, L: Tensor, eta: Tensor) -> Operator:
-        """M = [N, P√D, CᵀL⁻ᵀ] with D = diag(μ), L Lᵀ = W(μ), so that M Mᵀ = S(μ): one pass and dense algebra."""
-        n, G, mu = self.Q.shape[1], len(self.mu), self.mu
+    def _root(self, operator: JointOperator, factor: Factor, eta: Tensor) -> Operator:
+        """M with M Mᵀ = S(μ), the rows of the factor of all outputs: one pass and dense algebra."""
 
         def apply(x: Tensor) -> Tensor:
-            delta, w, X = x.split([n, G, G], 1)
-            Y = torch.linalg.solve_triangular(L.T, X.T, upper=True).T
-            w = mu.sqrt() * w + mu * (Y @ self.T)
-            return operator.forward(delta + Y @ self.Q, self.stretch * w)[0]
+            delta, w = factor.back(x)
+            return operator.forward(delta, self.stretch * w)[0]
 
         def adjoint(f: Tensor) -> Tensor:
-            delta, w = operator.adjoint(f, f.new_zeros(len(f), G))
-            w = self.stretch * w
-            C = delta @ self.Q.T + (mu * w) @ self.T.T
-            return torch.cat([delta, mu.sqrt() * w, torch.linalg.solve_triangular(L, C.T, upper=False).T], 1)
+            delta, w = operator.adjoint(f, f.new_zeros(len(f), len(self.mu)))
+            return factor.rows(delta, self.stretch * w)
 
-        return Operator(1, operator.out_size, n + 2 * G, apply, adjoint, mu.dtype, mu.device, eta)
+        return Operator(1, operator.out_size, factor.terms, apply, adjoint, self.mu.dtype, self.mu.device, eta)
 
     def outputs(
         self, operator: JointOperator, C: Tensor | None, effort: int, target: Tensor | None = None

@@ -1,21 +1,25 @@
 """The first kinks read the input and few of each other: eliminated from W(μ), by matrices of the size of the input.
 
 T₁ of these kinks falls into small blocks: 0 for the kinks of a first layer, a window each where pooling follows. With
-their rows Q₁, D = diag(μ₁) − T₁ diag(μ₁) T₁ᵀ, U = diag(μ₁) T₁ᵀD⁻¹, M = diag(μ₁) + U T₁ diag(μ₁), Σ = (I − Q₁ᵀD⁻¹Q₁)⁻¹
-and Q̂ = Q₂ + T₂₁UQ₁ what is left of W for the others is
+their rows Q₁, M = (diag(1/μ₁) − T₁ᵀ diag(1/μ₁) T₁)⁻¹, R Rᵀ = M⁻¹, B = R⁻¹T₁ᵀ diag(1/μ₁) Q₁ and
+Σ = (I − Q₁ᵀ diag(1/μ₁) Q₁ − BᵀB)⁻¹, Q̂ = Q₂ + T₂₁R⁻ᵀB what is left of W for the others is
 
-    W' = diag(μ₂) − Q̂ΣQ̂ᵀ − T₂₁MT₂₁ᵀ − T₂₂ diag(μ₂) T₂₂ᵀ,     det W = det W' det Σ⁻¹ det D,
+    W' = diag(μ₂) − Q̂ΣQ̂ᵀ − T₂₁MT₂₁ᵀ − T₂₂ diag(μ₂) T₂₂ᵀ,
 
-and S is the same of W', with Σ and M in every product of rows (docs/joint_bound.md, section 4).
+and S is the same of W', with Σ and M in every product of rows. These are the steps of Cholesky's method for the matrix
+[[diag(μ), K], [Kᵀ, diag(1, 1/μ)]] in the order v₁, w₁, δ, w₂, v₂ (docs/joint_bound.md, sections 4 and 6).
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from .triangles import minus_gram
 
 MOST = 16  # kinks that T couples, directly or by others
 
@@ -68,59 +72,94 @@ class Sets:
 
 
 class FirstKinks:
-    """Kinks with rows Q (k, n), and how others depend on what these read: rows [Q₂; N] (·, n), [T₂₁ P₁ᵀ]ᵀ (k, ·)."""
+    """Kinks with rows Q (k, n) and T, in sets."""
 
-    def __init__(self, sets: Sets, Q: Tensor, others: Tensor, columns: Tensor) -> None:
-        self.sets, self.Q, self.others, self.columns = sets, Q, others, columns
-        self.inner = (sets.join((sets.T != 0).any(1))).nonzero()[:, 0]  # those that others of their set read
+    def __init__(self, sets: Sets, Q: Tensor) -> None:
+        self.sets, self.Q = sets, sets.split(Q)
+        self.inner = sets.join((sets.T != 0).any(1)).nonzero()[:, 0]  # those whose w others of their set read
 
     def eliminate(self, x: Tensor, diagonal: Tensor) -> Eliminated | None:
         """At μ = x, with `diagonal` for diag(μ) in W; None where W is not ≻ 0 for these kinks."""
-        sets, T = self.sets, self.sets.T
-        x = sets.split(x, 1.0)
-        root, info = torch.linalg.cholesky_ex(torch.diag_embed(sets.split(diagonal, 1.0)) - (T * x[:, None]) @ T.mT)
+        if not bool((diagonal > 0).all()):
+            return None
+        sets, n = self.sets, self.Q.shape[2]
+        d, x = sets.split(diagonal, 1.0), sets.split(x, 1.0)
+        T, Q = sets.T / d.sqrt()[:, :, None], self.Q / d.sqrt()[:, :, None]
+        R, info = torch.linalg.cholesky_ex(torch.diag_embed(1.0 / x) - T.mT @ T)
         if bool(info.any()):
             return None
-        R = sets.join(torch.linalg.solve_triangular(root, sets.split(self.Q), upper=False))
-        unit = torch.eye(R.shape[1], dtype=R.dtype, device=R.device)
-        L, info = torch.linalg.cholesky_ex(unit.addmm_(R.T, R, alpha=-1.0))
+        B, reads = Q.new_zeros(0, n), sets.join(Q)
+        if len(self.inner):
+            B = sets.join(torch.linalg.solve_triangular(R, T.mT @ Q, upper=False))[self.inner]
+        gram = minus_gram(torch.cat([reads, B]))
+        gram.diagonal().add_(1.0)
+        L, info = torch.linalg.cholesky_ex(gram)
         if int(info) or not bool(torch.isfinite(L.diagonal()).all()):
             return None
-        D = torch.cholesky_inverse(root)
-        U = x[:, :, None] * (T.mT @ D)
-        others = self.others
-        if len(self.inner):
-            others = torch.addmm(others, self.columns[self.inner].T, sets.times(U, self.Q)[self.inner])
-        half = torch.linalg.cholesky(torch.diag_embed(x) + (U @ T) * x[:, None])
-        H = torch.cat([torch.linalg.solve_triangular(L, others.T, upper=False), sets.times(half.mT, self.columns)])
-        weighted = torch.linalg.solve_triangular(L, sets.times(D, self.Q).T, upper=False).T
-        log_det = 2.0 * (root.diagonal(dim1=1, dim2=2).double().log().sum() + L.diagonal().double().log().sum())
-        return Eliminated(self, U, D, H, weighted, log_det)
+        return Eliminated(self, x, d, R, B, L)
 
 
 @dataclass(frozen=True)
 class Eliminated:
-    """At some μ. H (n + k, ·): the rows of the others, so that HᵀH = Q̂ΣQ̂ᵀ + T₂₁MT₂₁ᵀ; weighted: D⁻¹Q₁L⁻ᵀ, LLᵀ = Σ⁻¹."""
+    """At some μ: R, B (of those that others read) and LLᵀ = Σ⁻¹. x, d: μ and the diagonal of W, (sets, size)."""
 
     kinks: FirstKinks
-    U: Tensor
-    D: Tensor  # its inverse
-    H: Tensor
-    weighted: Tensor
-    log_det: Tensor
+    x: Tensor
+    d: Tensor
+    R: Tensor
+    B: Tensor
+    L: Tensor
 
-    def response(self, Y: Tensor) -> tuple[Tensor, Tensor]:
-        """(Y, E) of these kinks, for the Y of those that are left."""
-        sets, rest, n = self.kinks.sets, len(Y), self.weighted.shape[1]
-        reads, acts = (A[:, rest:] + A[:, :rest] @ Y for A in (self.H[:n], self.kinks.columns))
+    def rows(self, delta: Tensor, w: Tensor) -> Tensor:
+        """H (k + n, r), for r rows (r, n) and (r, k), so that HᵀH = Q̂ΣQ̂ᵀ + T₂₁MT₂₁ᵀ for the rows of [Q₂ T₂₁]."""
+        kinks, through = self.kinks, w.T
+        through = kinks.sets.join(torch.linalg.solve_triangular(self.R, kinks.sets.split(through), upper=False))
+        reads = torch.addmm(delta.T, self.B.T, through[kinks.inner])
+        return torch.cat([through, torch.linalg.solve_triangular(self.L, reads, upper=False)])
+
+    def back(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The adjoint of the map from (δ, w) to a row of Hᵀ, for h (p, k + n)."""
+        kinks, n = self.kinks, len(self.L)
+        delta = torch.linalg.solve_triangular(self.L.T, h[:, -n:].T, upper=True)
+        w = h[:, :-n].T.clone()
+        w[kinks.inner] += self.B @ delta
+        split = kinks.sets.split(w)
+        return delta.T, kinks.sets.join(torch.linalg.solve_triangular(self.R.mT, split, upper=True)).T
+
+    @cached_property
+    def U(self) -> Tensor:
+        """M T₁ᵀ diag(1/μ₁)."""
+        return torch.cholesky_inverse(self.R) @ (self.kinks.sets.T / self.d[:, :, None]).mT
+
+    @cached_property
+    def D(self) -> Tensor:
+        """(diag(μ₁) − T₁ diag(μ₁) T₁ᵀ)⁻¹."""
+        return torch.diag_embed(1.0 / self.d) + (self.kinks.sets.T / self.d[:, :, None]) @ self.U
+
+    @cached_property
+    def weighted(self) -> Tensor:
+        """D Q₁L⁻ᵀ, (k, n); with D = (diag(μ₁) − T₁ diag(μ₁) T₁ᵀ)⁻¹."""
+        reads = self.kinks.sets.join(self.D @ self.kinks.Q)
+        return torch.linalg.solve_triangular(self.L, reads.T, upper=False).T
+
+    @property
+    def log_det(self) -> float:
+        """Of diag(μ₁) − T₁ diag(μ₁) T₁ᵀ and Σ⁻¹, less that of diag(μ₁)."""
+        roots = self.R.diagonal(dim1=1, dim2=2), self.L.diagonal()
+        return float(self.d.double().log().sum()) + sum(2.0 * float(x.double().log().sum()) for x in roots)
+
+    def response(self, H: Tensor, columns: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
+        """(Y, E) of these kinks, for the Y of those that are left; H, columns: of those and of the functions."""
+        sets, rest = self.kinks.sets, len(Y)
+        reads, acts = (A[:, rest:] + A[:, :rest] @ Y for A in (H[-len(self.L) :], columns))
         first = self.weighted @ reads + sets.times(self.U.mT, acts)
         return first, acts + sets.times(sets.T.mT, first)
 
-    def diagonals(self, L: Tensor) -> tuple[Tensor, Tensor]:
-        """Of W⁻¹ and of TᵀW⁻¹T, for these kinks; W' = LLᵀ."""
-        sets, rest, n = self.kinks.sets, len(L), self.weighted.shape[1]
-        V = torch.linalg.solve_triangular(L, self.H[:n, :rest].T, upper=False)
-        Z = torch.linalg.solve_triangular(L, self.kinks.columns[:, :rest].T, upper=False).T
+    def diagonals(self, H: Tensor, columns: Tensor, L: Tensor) -> tuple[Tensor, Tensor]:
+        """Of W⁻¹ and of TᵀW⁻¹T, for these kinks; W' = LLᵀ; H, columns: of those that are left."""
+        sets, n = self.kinks.sets, len(self.L)
+        V = torch.linalg.solve_triangular(L, H[-n:].T, upper=False)
+        Z = torch.linalg.solve_triangular(L, columns.T, upper=False).T
         A = torch.cat([self.weighted, self.weighted @ V.T + sets.times(self.U.mT, Z)], 1)
         through = sets.times(sets.T.mT, A)
         through[:, n:] += Z

@@ -50,9 +50,9 @@ class Functions:
     ) -> None:
         self.groups, self.delta, self.error = groups, delta, error
         self.P = w if stretched else w * groups.stretch
-        self.NN_diagonal, self.NQ = delta.square().sum(1), delta @ groups.Q.T
+        self.NN_diagonal = delta.square().sum(1)
         self.among = max(among, len(delta))
-        self._solved: tuple[Tensor, Tensor] | None = None  # the last μ, and L⁻¹C for it
+        self._rows: tuple[Tensor, Tensor] | None = None  # the last μ, and X for it
 
     @property
     def gains(self) -> Tensor:
@@ -63,31 +63,29 @@ class Functions:
     def NN(self) -> Tensor:
         return self.delta @ self.delta.T
 
-    def solved(self, mu: Tensor) -> Tensor:
-        """L⁻¹C (G, k), for W = LLᵀ."""
+    @cached_property
+    def NQ(self) -> Tensor:
+        return self.delta @ self.groups.Q.T
+
+    def rows(self, mu: Tensor) -> Tensor:
+        """X (k, ·) with S(μ) = XXᵀ: rows of the factor."""
         if len(mu) == 0:
-            return self.NQ.T
-        if self._solved is None or self._solved[0] is not mu:
-            L = self.groups.factor(mu, self.among)
-            if L is None:
+            return self.delta
+        if self._rows is None or self._rows[0] is not mu:
+            factor = self.groups.factor(mu, self.among)
+            if factor is None:
                 raise Infeasible("the multipliers found are not feasible")
-            C = self.NQ + (self.P * mu) @ self.groups.T.T
-            self._solved = mu, torch.linalg.solve_triangular(L, C.T, upper=False)
-        return self._solved[1]
+            self._rows = mu, factor.rows(self.delta, self.P)
+        return self._rows[1]
 
     def diagonal(self, mu: Tensor) -> Tensor:
         """S_ii(μ), the squared bound of each row by itself."""
-        if len(mu) == 0:
-            return self.NN_diagonal
-        X = self.solved(mu)
-        return self.NN_diagonal + (self.P.square() * mu).sum(1) + X.square().sum(0)
+        return self.rows(mu).square().sum(1)
 
     def matrix(self, mu: Tensor) -> Tensor:
         """S(μ)."""
-        if len(mu) == 0:
-            return self.NN
-        X = self.solved(mu)
-        return self.NN + (self.P * mu) @ self.P.T + X.T @ X
+        X = self.rows(mu)
+        return X @ X.T
 
     def bounds(self, mu: Tensor, each: bool) -> Tensor:
         """Of all functions together, (1,), or of each: √ of the largest eigenvalue of S(μ) or of its diagonal.
@@ -133,8 +131,8 @@ class Functions:
     def part(self, kept: Tensor | slice) -> Functions:
         """Some of the functions: indices, or (k,) bool."""
         some = Functions(self.groups, self.delta[kept], self.P[kept], self.error[kept], True, self.among)
-        if self._solved is not None:
-            some._solved = self._solved[0], self._solved[1][:, kept]
+        if self._rows is not None:
+            some._rows = self._rows[0], self._rows[1][kept]
         return some
 
     def some(self, count: int) -> Functions:
@@ -155,7 +153,7 @@ class Functions:
         if len(mu) == 0:
             return mu
         NN = self.NN_diagonal if each else self.NN
-        found = improve(self.groups, Wanted(self.delta, self.P, self.NQ, NN, target), mu, steps)
+        found = improve(self.groups, Wanted(self.delta, self.P, NN, target), mu, steps)
         for part in (0.0, 0.01, 0.1, 0.5):
             mixed = found + part * (mu - found) if part else found  # the feasible multipliers are a convex set
             if self.groups.factor(mixed, self.among) is not None:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from .certificate import shift
-from .first_kinks import Sets
+from .factor import Factor
+from .first_kinks import Sets, pays
+from .triangles import add_gram
 
 # τ_g in |w_g|² ≤ (1 + τ_g)ṽ_g² + (1 + 1/τ_g)ε_g²‖δ‖²: the least, and in units of ε_g/|ṽ_g|
 TAU, CANCELLED = 1e-7, 1e3
@@ -20,24 +22,24 @@ ROOM = 2.0  # times the slack that is asked for, so that a factor still serves w
 
 
 class Groups:
-    """Q, QQᵀ and T of the groups so far, in the order of the layers, and their multipliers μ; in float64.
+    """Q and T of the groups so far, in the order of the layers, and their multipliers μ; in float64.
 
     spans: (first, end) of each layer of kinks. T is strictly lower triangular by these layers.
     """
 
     def __init__(self, like: Tensor, inputs: int) -> None:
         self.Q = like.new_zeros(0, inputs)
-        self.QQ, self.T = like.new_zeros(0, 0), like.new_zeros(0, 0)
+        self.T = like.new_zeros(0, 0)
         # of each group: μ; ε; τ; √(1 + τ), by which its columns of P and T are stretched; the least μ for the sake of ε
         self.mu, self.error, self.tau, self.stretch, self.least = (like.new_zeros(0) for _ in range(5))
         self.spans: list[tuple[int, int]] = []
-        self._factor: tuple[Tensor, float, Tensor | None] | None = None  # μ, its slack and the factor: the last one
+        self._factor: tuple[Tensor, float, Factor | None] | None = None  # μ, its slack and the factor: the last one
+        self._QQ = self.T
+        self._sets: tuple[int, Sets | None] = 0, None  # how many layers there were, and their sets
 
-    def extend(self, rows: tuple[Tensor, Tensor, Tensor, Tensor], mu: Tensor, error: Tensor, tau: Tensor) -> None:
-        """A layer of k groups: their Q, T (stretched), Q times the earlier Qᵀ and QQᵀ."""
-        Q, T_rows, cross, own = rows
+    def extend(self, Q: Tensor, T_rows: Tensor, mu: Tensor, error: Tensor, tau: Tensor) -> None:
+        """A layer of k groups: their rows of Q and T (stretched)."""
         k, G = len(Q), len(self.mu)
-        self.QQ = torch.cat([torch.cat([self.QQ, cross.T], 1), torch.cat([cross, own], 1)])
         self.Q = torch.cat([self.Q, Q])
         T = T_rows.new_zeros(G + k, G + k)
         T[:G, :G], T[G:, :G] = self.T, T_rows
@@ -47,20 +49,34 @@ class Groups:
         self.least = torch.cat([self.least, least_mu(error, tau)])
         self.spans.append((G, G + k))
 
+    @property
+    def QQ(self) -> Tensor:
+        """QQᵀ."""
+        if len(self._QQ) < len(self.Q):
+            self._QQ = self.Q @ self.Q.T
+        return self._QQ
+
     def first_sets(self) -> Sets | None:
-        """The kinks of the first layers, as many layers as T couples in small sets; None before there are any."""
-        known: Sets | None = None
-        for _, end in self.spans:
-            more = Sets.of(self.T[:end, :end])
-            if more is None:
-                break
-            known = more
-        return known
+        """The kinks of the first layers, as many layers as T couples in small sets; None where there are none."""
+        if self._sets[0] < len(self.spans):
+            known: Sets | None = None
+            for _, end in self.spans:
+                more = Sets.of(self.T[:end, :end])
+                if more is None:
+                    break
+                known = more
+            self._sets = len(self.spans), known
+        return self._sets[1]
+
+    def eliminated(self) -> Sets | None:
+        """Those that are eliminated from W: the same, where that pays."""
+        sets = self.first_sets()
+        return sets if sets is not None and pays(self.Q.shape[1], len(sets.place), len(self.mu)) else None
 
     def slack(self, m: int) -> float:
         """Of W and S, outward, for m functions together: their sums, Cholesky factor and triangular solves."""
-        terms = self.Q.shape[1] + len(self.mu)
-        return 4.0 * shift(m + len(self.mu), terms)
+        n, G = self.Q.shape[1], len(self.mu)
+        return max(4.0 * shift(m + G, n + G), 2.0 * shift(m + 2 * G + n, 1) if self.eliminated() is not None else 0.0)
 
     def rounding(self, mu: Tensor) -> float:
         """The factor of γ for the ε_g: 1 + Σ_g ε_g²/(τ_g μ_g), for columns that are stretched."""
@@ -72,41 +88,28 @@ class Groups:
         add_gram(gram, self.T * mu.sqrt(), self.spans)
         return gram
 
-    def factor(self, mu: Tensor, m: int) -> Tensor | None:
+    def factor(self, mu: Tensor, m: int) -> Factor | None:
         """The Cholesky factor of W(μ) less what ε and the slack for m functions take; None where that is not ≻ 0."""
         if self._factor is None or self._factor[0] is not mu or self._factor[1] < self.slack(m):
             slack = ROOM * self.slack(m)
-            self._factor = mu, slack, _factor(self.gram(mu), mu, self.least, slack)
+            found = Factor.of((self.Q, self.T), self.spans, self.eliminated(), mu, self.least, slack)
+            self._factor = mu, slack, found
         return self._factor[2]
 
     def extend_factor(self, X: Tensor, S: Tensor) -> None:
-        """The same with the layer of k groups that was added last: X = L⁻¹C (G, k) and S (k, k) of its rows before."""
-        G, k = X.shape
-        slack, L = self._factor[1:] if self._factor is not None else (ROOM * self.slack(k), X.new_zeros(0, 0))
-        corner = _factor(S, self.mu[G:], self.least[G:], slack)
-        if L is None or corner is None:
+        """The same with the layer of k groups that was added last: X (k, ·) and S (k, k) of its rows before."""
+        if self._factor is None or self._factor[2] is None:
+            return
+        before, (first, _) = self._factor[2], self.spans[-1]
+        sets = self.eliminated()
+        gone = 0 if before.first is None else len(before.first.kinks.sets.place)
+        if gone != (0 if sets is None else len(sets.place)):
             self._factor = None
             return
-        grown = L.new_zeros(G + k, G + k)
-        grown[:G, :G], grown[G:, :G], grown[G:, G:] = L, -X.T, corner
-        self._factor = self.mu, slack, grown
-
-
-def _factor(gram: Tensor, mu: Tensor, least: Tensor, slack: float) -> Tensor | None:
-    """The Cholesky factor of diag(μ) − gram, less least and μ·slack; gram is used up."""
-    scale = mu.rsqrt()
-    W = gram.neg_().mul_(scale[:, None]).mul_(scale)
-    W.diagonal().add_(1.0 - slack - least / mu)
-    L, info = torch.linalg.cholesky_ex(W)
-    return None if int(info) or not bool(torch.isfinite(L.diagonal()).all()) else L.div_(scale[:, None])
+        grown = before.grown(X, S, self.mu[first:], self.least[first:])
+        self._factor = None if grown is None else (self.mu, before.slack, grown)
 
 
 def least_mu(error: Tensor, tau: Tensor) -> Tensor:
     """The least μ of groups with these ε and τ."""
     return SMALL * error.square() / tau
-
-
-def add_gram(gram: Tensor, T: Tensor, spans: list[tuple[int, int]], sign: float = 1.0) -> None:
-    """gram ± T Tᵀ, in place and in the lower triangle, for a T that is strictly lower triangular by layers."""
-    for first, end in spans[1:]:
-        gram[first:, first:end].addmm_(T[first:, :first], T[first:end, :first].T, alpha=sign)

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from .descent import Point, descend, inverse_of, log_norm, mixing, newton
-from .first_kinks import FirstKinks, pays
-from .groups import Groups, add_gram
+from .first_kinks import FirstKinks
+from .groups import Groups
+from .triangles import add_gram, minus_gram
 
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
 STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.0005))
 EASY = 1  # stages in which Newton steps are not needed
 NEWTON = 1000  # groups, from which they do not pay
 SINGLE = 500  # groups, from which the other steps are in single precision
-STRIP = 384  # columns of a triangle at a time
 FEWEST = 10  # quasi-Newton steps of a stage, of those that are left
 SURE = {torch.float64: 1e-6, torch.float32: 1e-3}  # that values are below their targets before they are proven
 FAR = 1.1  # times its target: a value that is seen to stay above that
@@ -35,15 +35,13 @@ FAR = 1.1  # times its target: a value that is seen to stay above that
 
 @dataclass(frozen=True)
 class Wanted:
-    """Functions [N P] whose S is to become small: N (k, n), P and NQᵀ (k, G), NNᵀ (k, k) or, for each
-    by itself, its diagonal.
+    """Functions [N P] whose S is to become small: N (k, n), P (k, G), NNᵀ (k, k) or, for each by itself, its diagonal.
 
     target: of their bounds, (1,) or for each (k,); None: as small as the steps allow.
     """
 
     delta: Tensor
     P: Tensor
-    NQ: Tensor
     NN: Tensor
     target: Tensor | None
 
@@ -104,20 +102,20 @@ class Interior:
         unit = start.sqrt()
         self.start, self.dtype, self.target, self.each = start, dtype, wanted.target, wanted.each
         self.slack, self.least = groups.slack(len(wanted.P)), groups.least / start
-        sets = None if whole else groups.first_sets()
-        k = len(sets.place) if sets is not None and pays(groups.Q.shape[1], len(sets.place), len(start)) else 0
-        P = (wanted.P * unit).to(dtype)
+        sets = None if whole else groups.eliminated()
+        k = 0 if sets is None else len(sets.place)
+        P, N = (wanted.P * unit).to(dtype), wanted.delta.to(dtype)
         self.P, self.T = P[:, k:], (groups.T[k:, k:] / unit[k:, None]).mul_(unit[k:]).to(dtype)
         self.spans = [(a - k, b - k) for a, b in groups.spans if a >= k]
         self.first = None
-        if sets is not None and k:
+        if sets is not None:
             Q = (groups.Q / unit[:, None]).to(dtype)
-            columns = (groups.T[k:, :k] / unit[k:, None]).mul_(unit[:k]).to(dtype)
-            others, columns = torch.cat([Q[k:], wanted.delta.to(dtype)]), torch.cat([columns, P[:, :k]]).T
-            self.first = FirstKinks(sets.scaled(unit[:k], dtype), Q[:k], others, columns)
+            T = (groups.T[k:, :k] / unit[k:, None]).mul_(unit[:k]).to(dtype)
+            self.first = FirstKinks(sets.scaled(unit[:k], dtype), Q[:k])
+            self.rows = torch.cat([Q[k:], N]), torch.cat([T, P[:, :k]])
         else:
             self.QQ = (groups.QQ / unit[:, None]).div_(unit).to(dtype)
-            self.NQ, self.NN = (wanted.NQ / unit).to(dtype), wanted.NN.to(dtype)
+            self.NQ, self.NN = ((wanted.delta @ groups.Q.T) / unit).to(dtype), wanted.NN.to(dtype)
 
     def solve(self, x: Tensor, second: bool) -> Solved | None:
         """W at μ = x·start, with its Cholesky factor L Lᵀ; None where it is not ≻ 0."""
@@ -127,7 +125,8 @@ class Interior:
             gone = self.first.eliminate(x[:k], diagonal[:k])
             if gone is None:
                 return None
-            rest, own = gone.H[:, : len(self.T)], gone.H[:, len(self.T) :]
+            H = gone.rows(*self.rows)
+            rest, own = H[:, : len(self.T)], H[:, len(self.T) :]
             W, NQ, NN = minus_gram(rest), own.T @ rest, own.square().sum(0) if self.each else own.T @ own
         else:
             W, NQ, NN = self.QQ.neg(), self.NQ, self.NN
@@ -142,14 +141,14 @@ class Interior:
         Y = torch.linalg.solve_triangular(L.T, X, upper=True)
         E = self.P.T + self.T.T @ Y
         S = NN + ((P * self.P).sum(1) + X.square().sum(0) if self.each else P @ self.P.T + X.T @ X)
-        log_det = float(2.0 * L.diagonal().double().log().sum() - x.double().log().sum())
+        log_det = float(2.0 * L.diagonal().double().log().sum() - x[k:].double().log().sum())
         full = Full(L, self.T, self.spans) if second else None
         inverse, through = (full.diagonal, full.through) if full is not None else diagonals(L, self.T, self.spans)
         if gone is not None:
-            Y, E = (torch.cat(both) for both in zip(gone.response(Y), (Y, E), strict=True))
-            before, through_before = gone.diagonals(L)
+            Y, E = (torch.cat(both) for both in zip(gone.response(H, self.rows[1].T, Y), (Y, E), strict=True))
+            before, through_before = gone.diagonals(rest, self.rows[1][: len(L)].T, L)
             inverse, through = torch.cat([before, inverse]), torch.cat([through_before, through])
-            log_det += float(gone.log_det)
+            log_det += gone.log_det
         return Solved(S, Y, E, inverse, through, log_det, full)
 
     def point(self, mu: Tensor, p: float, tau: float, second: bool = False) -> Point | None:
@@ -190,15 +189,6 @@ class Interior:
     def _excess(self, S: Tensor) -> Tensor | None:
         """log S less that of its target."""
         return None if self.target is None else S.log() - 2.0 * self.target.log()
-
-
-def minus_gram(H: Tensor) -> Tensor:
-    """−HᵀH, the lower triangle of it."""
-    gram = H.new_zeros(H.shape[1], H.shape[1])
-    for first in range(0, H.shape[1], STRIP):
-        end = first + STRIP
-        gram[first:, first:end].addmm_(H[:, first:].T, H[:, first:end], alpha=-1.0)
-    return gram
 
 
 def diagonals(L: Tensor, T: Tensor, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from linearised import linearised
 from random_networks import random_network
 from torch import nn
 
-import local_lipschitz.joint.interior as interior
+import local_lipschitz.joint.groups as groups_module
 from local_lipschitz.joint.dense import Functions, rows
 from local_lipschitz.joint.interior import Interior, Wanted
 
@@ -28,14 +28,14 @@ def objective(groups, f, log_mu, each):
 @pytest.mark.parametrize("seed", range(8))
 def test_value_and_gradient(seed, eliminated, each, monkeypatch):
     """Also where the first kinks are more than inputs, all of them, or coupled with each other in pooling windows."""
-    monkeypatch.setattr(interior, "pays", lambda inputs, first, groups: eliminated)
+    monkeypatch.setattr(groups_module, "pays", lambda inputs, first, groups: eliminated)
     operator, groups = linearised(*random_network(seed), 0.5)
     if not operator.groups:
         pytest.skip("nothing uncertain")
     f = Functions(groups, *rows(operator))
     if not bool((f.delta != 0).any(1).all()):
         pytest.skip("an output that is constant")
-    wanted = Wanted(f.delta, f.P, f.NQ, f.NN_diagonal if each else f.NN, None)
+    wanted = Wanted(f.delta, f.P, f.NN_diagonal if each else f.NN, None)
     start = groups.mu
     mu = start * torch.linspace(1.0, 1.2, len(start), dtype=torch.float64)
     point = Interior(groups, wanted, start, torch.float64, whole=False).point(mu, P_NORM, TAU)
@@ -65,3 +65,30 @@ def test_windows_are_sets():
     x = torch.rand(k, 3, dtype=torch.float64)
     assert torch.equal(sets.join(sets.split(x)), x)
     torch.testing.assert_close(sets.times(sets.T, x), T @ x)
+
+
+@pytest.mark.parametrize("eliminated", [False, True])
+@pytest.mark.parametrize("seed", [0, 4, 6, 11, 12, 17, 27])
+def test_rows_of_the_factor(seed, eliminated, monkeypatch):
+    """Their sums of squares are S by dense algebra, also of a factor that has grown; `back` is their adjoint."""
+    monkeypatch.setattr(groups_module, "pays", lambda inputs, first, groups: eliminated)
+    operator, groups = linearised(*random_network(seed), 0.5)
+    f = Functions(groups, *rows(operator))
+    for mu in (groups.mu, 1.1 * groups.mu):
+        factor = groups.factor(mu, len(f.P))
+        W = torch.diag(mu) - groups.Q @ groups.Q.T - (groups.T * mu) @ groups.T.T
+        C = groups.Q @ f.delta.T + (groups.T * mu) @ f.P.T
+        S = f.delta @ f.delta.T + (f.P * mu) @ f.P.T + C.T @ torch.linalg.solve(W, C)
+        torch.testing.assert_close(f.matrix(mu), S, rtol=1e-6, atol=1e-12)
+        x, delta, w = (torch.randn(2, k, dtype=torch.float64) for k in (factor.terms, groups.Q.shape[1], len(mu)))
+        there, back = factor.rows(delta, w), factor.back(x)
+        torch.testing.assert_close((there * x).sum(1), (delta * back[0]).sum(1) + (w * back[1]).sum(1))
+
+
+def test_factor_of_no_positive_definite_matrix():
+    """Multipliers that are too small are refused by the sets, by Σ and by what is left of W."""
+    _, groups = linearised(*random_network(12), 0.5)
+    for kinks in (slice(0, 8), slice(8, 20), slice(30, None)):
+        mu = groups.mu.clone()
+        mu[kinks] *= 1e-6
+        assert groups.factor(mu, 1) is None
