@@ -22,7 +22,8 @@ from ..norms.spectral_norm import DENSE_SIDE, Norms, dense_norms, lanczos_norms
 DENSE_ELEMENTS = 2**25  # of a batch of dense matrices held at a time
 TINY_COST = 1_000_000  # multiplications
 CHEAP = 300_000  # multiplications: in float64 they take no longer, and nothing is to be added for rounding
-CLOSE, CLOSER = 0.95, 0.5  # of the tolerance, where norms stop, and cheap ones: a few steps more cost hardly more
+DEAR = 500_000_000  # multiplications
+CLOSE, CLOSER = 0.95, 0.5  # of the tolerance, where norms stop that are not dear, and cheap ones: steps cost little
 PRODUCT_SLACK = 1e-15  # of one product in float64
 SUMMED = 1e-13  # of a failure probability, for the rounding of the sum of its shares
 SINGLE = 1e10  # products of largest entries, and norms, within this factor of 1 are far from the ends of float32
@@ -96,7 +97,7 @@ class StageNorms:
             r, sizes = (ones if r is None else r) / each, sizes / each
         rounding = norm_rounding(stage, source, sizes, r, live, dtype).expand(_batch(r, live))
         operator = self._operator(stage, source, r, live, rounding, dtype)
-        aim = self.tolerance * (CLOSER if stage.cost <= CHEAP else CLOSE)
+        aim = self.tolerance * (CLOSER if stage.cost <= CHEAP else CLOSE if stage.cost <= DEAR else 1.0)
         with _kernels_for(operator.batch * stage.cost, live.device):
             norms = lanczos_norms(operator, aim, self.share, self.generator)
         return Norms(unit * norms.estimate, unit * norms.upper, norms.failure_probability, norms.passes)
