@@ -19,6 +19,7 @@ from ..norms.spectral_norm import lanczos_norms
 from .certificate import FEW, Random, output_tails
 from .descent import affordable
 from .factor import Factor
+from .first_kinks import step_work
 from .free_memory import free_memory
 from .functions import Functions, rows
 from .groups import CANCELLED, RESULT_SLACK, TAU, Groups, least_mu
@@ -29,7 +30,7 @@ ALONE = 200  # effort from which each output gets multipliers of its own: about 
 SHARE = 0.5  # of the free memory,
 HELD, HELD_ROWS = 10, 3  # for so many matrices of the size of all groups, and copies of their Q, at once
 CUBE = {"cpu": 2.5e11, "cuda": 1e13}  # (groups)³ that take no more than a second or so to factorise
-DEAR, LEAST_STEPS = 3400, 3  # groups from which fewer steps are taken, since each is dearer; and how few
+DEAR, LEAST_STEPS = 3400, 3  # groups, none eliminated, from which fewer steps are taken, since each is dearer; how few
 WORK = 2e12  # multiplications spent on rows, or
 ROWS = 600  # times those of the operator
 TUNED = 256  # functions that stand for all those of a layer when its multipliers are tuned
@@ -60,7 +61,9 @@ class DenseGroups(Groups):
 
     def _affordable(self, steps: int) -> int:
         """Fewer steps where each takes longer."""
-        return affordable(steps, len(self.mu), DEAR, 5, LEAST_STEPS)
+        sets = self.eliminated()
+        work = step_work(self.Q.shape[1], 0 if sets is None else len(sets.place), len(self.mu))
+        return affordable(steps, round(work ** (1 / 3)), DEAR, 5, LEAST_STEPS)
 
     def add(self, found: Functions, kept: Tensor, elements: Elements) -> None:
         """μ ∝ S_gg for the new groups, twice what makes W positive definite."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from .triangles import minus_gram
 
 MOST = 16  # kinks that T couples, directly or by others
+SAME = 1e-6  # of its length: what a multiple may be off
 
 
 class Sets:
@@ -99,6 +100,30 @@ class FirstKinks:
         return Eliminated(self, x, d, R, B, L)
 
 
+class Acts:
+    """How others depend on the kinks of each set, columns (k, r) of [T₂₁; P₁]ᵀ = out·Z, with `out` in blocks.
+
+    The kinks of a pooling window all act through its one result: then out (sets, size, 1) and Z (sets, r).
+    """
+
+    def __init__(self, sets: Sets, columns: Tensor, dtype: torch.dtype) -> None:
+        split = sets.split(columns)
+        largest, at = split.square().sum(2).max(1)
+        Z = split[torch.arange(len(split), device=split.device), at]
+        out = torch.where(largest > 0, (split @ Z[:, :, None])[..., 0].T / largest, 1.0).T[:, :, None]
+        if bool(((split - out * Z[:, None]).square().sum(2).amax(1) > SAME**2 * largest).any()):
+            Z, out = split.flatten(0, 1), torch.eye(split.shape[1]).to(split).repeat(len(split), 1, 1)
+        self.sets, self.Z, self.out = sets, Z.to(dtype), out.to(dtype)
+
+    def split(self, Z: Tensor) -> Tensor:
+        """(sets, ·, r)."""
+        return Z.reshape(len(self.out), self.out.shape[2], Z.shape[1])
+
+    def columns(self, Z: Tensor) -> Tensor:
+        """out·Z, (k, r)."""
+        return self.sets.join(self.out @ self.split(Z))
+
+
 @dataclass(frozen=True)
 class Eliminated:
     """At some μ: R, B (of those that others read) and LLᵀ = Σ⁻¹. x, d: μ and the diagonal of W, (sets, size)."""
@@ -126,6 +151,17 @@ class Eliminated:
         split = kinks.sets.split(w)
         return delta.T, kinks.sets.join(torch.linalg.solve_triangular(self.R.mT, split, upper=True)).T
 
+    def reduced(self, delta: Tensor, acts: Acts) -> Tensor:
+        """H with the same HᵀH, for rows (r, n) of others and how these act: in as few rows as acts.Z; the last
+        n as in `rows`.
+        """
+        half = torch.linalg.cholesky(acts.out.mT @ (torch.cholesky_inverse(self.R) @ acts.out))
+        through, reads = (half.mT @ acts.split(acts.Z)).flatten(0, 1), delta.T
+        if len(self.kinks.inner):
+            moved = ((acts.out.mT @ self.U) @ self.kinks.Q).flatten(0, 1)
+            reads = torch.addmm(reads, moved.T, acts.Z)
+        return torch.cat([through, torch.linalg.solve_triangular(self.L, reads, upper=False)])
+
     @cached_property
     def U(self) -> Tensor:
         """M T₁ᵀ diag(1/μ₁)."""
@@ -148,18 +184,19 @@ class Eliminated:
         roots = self.R.diagonal(dim1=1, dim2=2), self.L.diagonal()
         return float(self.d.double().log().sum()) + sum(2.0 * float(x.double().log().sum()) for x in roots)
 
-    def response(self, H: Tensor, columns: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
-        """(Y, E) of these kinks, for the Y of those that are left; H, columns: of those and of the functions."""
+    def response(self, H: Tensor, acts: Acts, Y: Tensor) -> tuple[Tensor, Tensor]:
+        """(Y, E) of these kinks, for the Y of those that are left; H: of these and of the functions."""
         sets, rest = self.kinks.sets, len(Y)
-        reads, acts = (A[:, rest:] + A[:, :rest] @ Y for A in (H[-len(self.L) :], columns))
-        first = self.weighted @ reads + sets.times(self.U.mT, acts)
-        return first, acts + sets.times(sets.T.mT, first)
+        reads, through = (A[:, rest:] + A[:, :rest] @ Y for A in (H[-len(self.L) :], acts.Z))
+        through = acts.columns(through)
+        first = self.weighted @ reads + sets.times(self.U.mT, through)
+        return first, through + sets.times(sets.T.mT, first)
 
-    def diagonals(self, H: Tensor, columns: Tensor, L: Tensor) -> tuple[Tensor, Tensor]:
-        """Of W⁻¹ and of TᵀW⁻¹T, for these kinks; W' = LLᵀ; H, columns: of those that are left."""
+    def diagonals(self, H: Tensor, acts: Acts, L: Tensor) -> tuple[Tensor, Tensor]:
+        """Of W⁻¹ and of TᵀW⁻¹T, for these kinks; W' = LLᵀ; H: of those that are left."""
         sets, n = self.kinks.sets, len(self.L)
         V = torch.linalg.solve_triangular(L, H[-n:].T, upper=False)
-        Z = torch.linalg.solve_triangular(L, columns.T, upper=False).T
+        Z = acts.columns(torch.linalg.solve_triangular(L, acts.Z[:, : len(L)].T, upper=False).T)
         A = torch.cat([self.weighted, self.weighted @ V.T + sets.times(self.U.mT, Z)], 1)
         through = sets.times(sets.T.mT, A)
         through[:, n:] += Z
@@ -167,8 +204,13 @@ class Eliminated:
         return own[0] + A.square().sum(1), own[1] + through.square().sum(1)
 
 
-def pays(inputs: int, first: int, groups: int) -> bool:
-    """Whether this takes fewer multiplications than W with all its groups, roughly."""
+def step_work(inputs: int, first: int, groups: int) -> float:
+    """Multiplications of a step, roughly, where so many first kinks are eliminated, in units of those of a cube."""
     rest = groups - first
-    block = inputs * (1.5 * inputs * first + 2.0 * first * rest + 1.5 * rest**2) + first * rest**2
-    return first > 0 and block < 0.8 * (groups**3 - rest**3)
+    own = inputs * (1.5 * inputs * first + 2.0 * first * rest + 1.5 * rest**2) + first * rest**2
+    return rest**3 + (own if first else 0.0)
+
+
+def pays(inputs: int, first: int, groups: int) -> bool:
+    """Whether this takes fewer multiplications than W with all its groups."""
+    return first > 0 and step_work(inputs, first, groups) < 0.8 * step_work(inputs, 0, groups)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .descent import Point, descend, inverse_of, log_norm, mixing, newton
-from .first_kinks import FirstKinks
+from .first_kinks import Acts, FirstKinks
 from .groups import Groups
 from .triangles import add_gram, minus_gram
 
@@ -110,9 +110,10 @@ class Interior:
         self.first = None
         if sets is not None:
             Q = (groups.Q / unit[:, None]).to(dtype)
-            T = (groups.T[k:, :k] / unit[k:, None]).mul_(unit[:k]).to(dtype)
+            T = (groups.T[k:, :k] / unit[k:, None]).mul_(unit[:k])
             self.first = FirstKinks(sets.scaled(unit[:k], dtype), Q[:k])
-            self.rows = torch.cat([Q[k:], N]), torch.cat([T, P[:, :k]])
+            self.others = torch.cat([Q[k:], N])
+            self.acts = Acts(sets, torch.cat([T, wanted.P[:, :k] * unit[:k]]).T, dtype)
         else:
             self.QQ = (groups.QQ / unit[:, None]).div_(unit).to(dtype)
             self.NQ, self.NN = ((wanted.delta @ groups.Q.T) / unit).to(dtype), wanted.NN.to(dtype)
@@ -125,7 +126,7 @@ class Interior:
             gone = self.first.eliminate(x[:k], diagonal[:k])
             if gone is None:
                 return None
-            H = gone.rows(*self.rows)
+            H = gone.reduced(self.others, self.acts)
             rest, own = H[:, : len(self.T)], H[:, len(self.T) :]
             W, NQ, NN = minus_gram(rest), own.T @ rest, own.square().sum(0) if self.each else own.T @ own
         else:
@@ -145,8 +146,8 @@ class Interior:
         full = Full(L, self.T, self.spans) if second else None
         inverse, through = (full.diagonal, full.through) if full is not None else diagonals(L, self.T, self.spans)
         if gone is not None:
-            Y, E = (torch.cat(both) for both in zip(gone.response(H, self.rows[1].T, Y), (Y, E), strict=True))
-            before, through_before = gone.diagonals(rest, self.rows[1][: len(L)].T, L)
+            Y, E = (torch.cat(both) for both in zip(gone.response(H, self.acts, Y), (Y, E), strict=True))
+            before, through_before = gone.diagonals(rest, self.acts, L)
             inverse, through = torch.cat([before, inverse]), torch.cat([through_before, through])
             log_det += gone.log_det
         return Solved(S, Y, E, inverse, through, log_det, full)
