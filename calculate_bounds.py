@@ -37,7 +37,7 @@ compute_local = True
 compute_joint = True
 
 LOWER = ("random", "gradient")
-JOINT_EVERY = 3  # the joint bound is the costly one: every third ε by default
+JOINT_EVERY = 1  # the joint bound, the costly one, at every n-th ε
 MINUTES = 60  # where it would take longer, it has to be asked for with --joint
 LARGEST_BATCH = 3_000_000  # numbers in the inputs that a batch of ε may hold in the widest layer
 

@@ -19,7 +19,7 @@ from .numerics import gamma_n
 from .precision import no_tf32
 from .reading.read import read
 
-KEEP = 8  # of each batch of samples, re-evaluated in float64
+KEEP, KEEP_OF_BATCH = 256, 8  # of all samples of a ball, re-evaluated in float64; of each batch at most
 
 
 @no_tf32()
@@ -40,12 +40,15 @@ def random_lower_bound(
     best = []
     for anchor, radius in zip(x0.expand(eps.shape[0], *x0.shape[1:]).split(1), eps, strict=True):
         f0 = net(anchor)
-        promising = []
+        promising, roughly = [], []
         for start in range(0, samples, batch):
             delta = ball_samples(anchor, radius, min(batch, samples - start), generator)
-            rough = _norm(net(anchor + delta) - f0) / _norm(delta)
-            promising.append(delta[rough.topk(min(KEEP, len(delta))).indices])
-        found = [quotients(graph, anchor, part).amax() for part in torch.cat(promising).split(batch)]
+            rough, at = (_norm(net(anchor + delta) - f0) / _norm(delta)).topk(min(KEEP_OF_BATCH, len(delta)))
+            promising.append(delta[at])
+            roughly.append(rough)
+        rough = torch.cat(roughly)
+        best_of_all = torch.cat(promising)[rough.topk(min(KEEP, len(rough))).indices]
+        found = [quotients(graph, anchor, part).amax() for part in best_of_all.split(batch)]
         best.append(torch.stack(found).amax())
     return torch.stack(best)
 
