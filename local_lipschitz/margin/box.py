@@ -61,3 +61,7 @@ class Sides:
         index = ((low > -eps) | (high < eps)).nonzero()[:, 0]
         index = index[:0] if len(index) > SIDES else index
         return cls(index, low.clamp(min=-2.0 * eps)[index], high.clamp(max=2.0 * eps)[index])
+
+    def none(self) -> Sides:
+        """Of no element: the whole ball."""
+        return Sides(self.index[:0], self.low[:0], self.high[:0])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..numerics import UNDERFLOW, gamma_n, of_computed
 from .ball import Ball
-from .relaxation import objective
+from .relaxation import best_scales, objective
 
 UP = 1.0 + 1e-10  # for the rounding of the corrections themselves
 
@@ -46,9 +46,10 @@ def certified_shares(ball: Ball, mu: Tensor) -> Tensor:
     """
     relaxation, c = ball.relaxation, ball.functions
     M = relaxation.matrix(torch.cat([torch.zeros_like(mu[:, :1]), mu[:, 1:]], 1))[0]
-    scale, y = relaxation.best_scales(M, c)
-    if scale is None or y is None:
+    L, bad = torch.linalg.cholesky_ex(M[1:, 1:])
+    if int(bad):
         return torch.full_like(c[:, 0], -math.inf)
+    scale, y = best_scales(M, L, c)
     N, largest = relaxation.size, 2.0 + ball.excess + relaxation.kinks
     sigma = of_computed(N + 1) * float(M[1:, 1:].trace()) * UP + N * UNDERFLOW
     entries = gamma_n(relaxation.rows.shape[1] + 16) * _size(ball, mu)

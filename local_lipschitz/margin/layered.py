@@ -13,42 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .relaxation import Relaxation, objective
+from .reduced import Point, Reduced
+from .relaxation import Relaxation, best_scales
 
-STEPS = 8
+STEPS, SHARED_STEPS = 8, 6
 ENOUGH = 1e-2  # of how far t is below the nominal value: a step that gains less is the last
 FAR = 1.5  # of a logarithm in one step
 LEAST = 1e-3  # of a step
-
-
-@dataclass(frozen=True)
-class Point:
-    """Multipliers mu (1, M) whose t is the largest there is; Z for t = 0, the Cholesky factor of Z_11, and ξ (N,)."""
-
-    mu: Tensor
-    Z: Tensor
-    L: Tensor
-    xi: Tensor
-
-    @property
-    def t(self) -> Tensor:
-        return self.mu[0, 0]
-
-
-def point(relaxation: Relaxation, c: Tensor, mu: Tensor, Z: Tensor | None = None) -> Point | None:
-    """For function c (1, N) and multipliers mu (1, M), with Z (N, N) where it is known; None where Z_11 is not ≻ 0."""
-    mu = mu.clone()
-    mu[:, 0] = 0.0
-    if Z is None:
-        Z = (relaxation.matrix(mu) + objective(c))[0]
-    L, info = torch.linalg.cholesky_ex(Z[1:, 1:])
-    if int(info):
-        return None
-    x = torch.cholesky_solve(Z[1:, :1], L)[:, 0]
-    mu[0, 0] = Z[0, 0] - Z[0, 1:] @ x
-    if not bool(torch.isfinite(mu).all()):
-        return None
-    return Point(mu, Z, L, torch.cat([torch.ones_like(x[:1]), -x]))
 
 
 def groups(relaxation: Relaxation, mu: Tensor) -> Tensor:
@@ -66,41 +37,89 @@ def groups(relaxation: Relaxation, mu: Tensor) -> Tensor:
     return result
 
 
-def rescaled(relaxation: Relaxation, c: Tensor, mu: Tensor, target: float, deadline: float) -> Point | None:
+def rescaled(reduced: Reduced, c: Tensor, mu: Tensor, target: float, deadline: float) -> Point | None:
     """The best scales of multipliers mu (1, M) for function c (1, N), by layers; stops above the target."""
     began = time.monotonic()
-    now = point(relaxation, c, mu)
+    now = reduced.point(mu[0], c[0])
     if now is None:
         return None
     took = time.monotonic() - began
     for _ in range(STEPS):
-        if float(now.t) > target or time.monotonic() + 1.5 * took > deadline:
+        if now.t > target or time.monotonic() + 1.5 * took > deadline:
             break
         began = time.monotonic()
-        better = _step(relaxation, c, now)
+        better = _step(reduced, c[0], now)
         took = time.monotonic() - began
         if better is None:
             break
-        small = float(better.t - now.t) < ENOUGH * abs(float(c[0, 0] - now.t))
+        small = better.t - now.t < ENOUGH * abs(float(c[0, 0]) - now.t)
         now = better
         if small:
             break
     return now
 
 
-def _step(relaxation: Relaxation, c: Tensor, now: Point) -> Point | None:
+def _step(reduced: Reduced, c: Tensor, now: Point) -> Point | None:
     """A better point, by Newton's method; None where there is none."""
-    parts = groups(relaxation, now.mu)
-    moved = relaxation.acting(parts, now.xi)  # A_i ξ, for scales of 1
-    slope = moved @ now.xi
-    half = torch.linalg.solve_triangular(now.L, moved[:, 1:].mT, upper=False)
+    parts, xi = groups(reduced.relaxation, now.mu[None]), reduced.xi(now)
+    moved = reduced.relaxation.acting(parts, xi)  # A_i ξ, for scales of 1
+    slope = moved @ xi
+    half = reduced.halves(now, moved)
     H = 2.0 * half.mT @ half
     H.diagonal().add_((-slope).clamp(min=0.0) + 1e-4 * H.diagonal() + 1e-300)
     step = torch.linalg.solve(H, slope)
     length = min(1.0, FAR / max(float(step.abs().max()), 1e-300))
     while length > LEAST:
-        found = point(relaxation, c, ((length * step).exp() @ parts)[None])
-        if found is not None and float(found.t) > float(now.t):
+        found = reduced.point((length * step).exp() @ parts, c)
+        if found is not None and found.t > now.t:
             return found
         length *= 0.4
     return None
+
+
+def shared_scales(relaxation: Relaxation, functions: Tensor, nominal: Tensor, mu: Tensor) -> Tensor:
+    """Multipliers mu (1, M), scaled by layers to serve functions c·ξ (K, N) together, each with a scale of its own.
+
+    nominal: (K,) their values at x0. Makes Σ log (nominal_k − t_k) small; one factorisation a step, for all functions.
+    """
+    best, length = _shared(relaxation, functions, nominal, mu), 1.0
+    for _ in range(SHARED_STEPS):
+        if best is None or length < LEAST:
+            break
+        found = _shared(relaxation, functions, nominal, (length * best.step).exp()[None] @ best.parts)
+        if found is None or not found.value < best.value:
+            length *= 0.3
+            continue
+        small, best, length = best.value - found.value < ENOUGH * len(functions), found, min(1.0, 2.0 * length)
+        if small:
+            break
+    return mu if best is None else best.parts.sum(0, keepdim=True)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Σ log (nominal_k − t_k), the parts of the multipliers, (L, M), and a Newton step of their logarithms, (L,)."""
+
+    value: float
+    parts: Tensor
+    step: Tensor
+
+
+def _shared(relaxation: Relaxation, functions: Tensor, nominal: Tensor, mu: Tensor) -> _Shared | None:
+    M = relaxation.matrix(torch.cat([torch.zeros_like(mu[:, :1]), mu[:, 1:]], 1))[0]
+    L, bad = torch.linalg.cholesky_ex(M[1:, 1:])
+    if int(bad):
+        return None
+    scale, y = best_scales(M, L, functions)
+    t = functions[:, 0] + scale * M[0, 0] + (y * (0.5 * functions[:, 1:].mT + scale * M[1:, :1])).sum(0)
+    fall = (nominal - t).clamp(min=1e-300)
+    parts, xi = groups(relaxation, mu), torch.cat([torch.ones_like(y[:1]), y]).mT
+    moved = torch.stack([relaxation.acting(parts, x) for x in xi])  # A_i ξ_k, (K, L, N)
+    weight = scale / fall
+    slope = ((moved * xi[:, None]).sum(2) * weight[:, None]).sum(0)
+    half = torch.linalg.solve_triangular(L, (weight.sqrt()[:, None, None] * moved[..., 1:]).mT, upper=False)
+    half = half.flatten(0, 1)
+    H = 2.0 * half.mT @ half
+    H.diagonal().add_(slope.abs() + 1e-4 * H.diagonal() + 1e-300)
+    step = torch.linalg.solve(H, slope)
+    return _Shared(float(fall.log().sum()), parts, min(1.0, FAR / max(float(step.abs().max()), 1e-300)) * step)

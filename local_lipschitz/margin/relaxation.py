@@ -190,26 +190,25 @@ class Relaxation:
         NaN where the matrix of μ is not positive definite.
         """
         M = self.matrix(torch.cat([torch.zeros_like(mu[:, :1]), mu[:, 1:]], 1))[0]
-        scale, y = self.best_scales(M, functions)
-        if scale is None or y is None:
+        L, bad = torch.linalg.cholesky_ex(M[1:, 1:])
+        if int(bad):
             return torch.ones_like(functions[:, 0]), torch.full_like(functions[:, 0], torch.nan)
+        scale, y = best_scales(M, L, functions)
         b = 0.5 * functions[:, 1:].mT + scale * M[1:, :1]
         return scale, functions[:, 0] + scale * M[0, 0] + (y * b).sum(0)
 
-    def best_scales(self, M: Tensor, functions: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The best scale s of M (N, N) for functions c·ξ (K, N), (K,), and y = −(s M_11)⁻¹(c/2 + s m_0), (N − 1, K).
 
-        t(s) = c_0 + s m_00 − ‖c/2 + s m_0‖² in the metric (s M_11)⁻¹. None where M_11 is not positive definite.
-        """
-        L, info = torch.linalg.cholesky_ex(M[1:, 1:])
-        if int(info):
-            return None, None
-        half_c = 0.5 * functions[:, 1:].mT
-        solved = torch.linalg.solve_triangular(L, torch.cat([half_c, M[1:, :1]], 1), upper=False)
-        rest = (solved[:, -1].square().sum() - M[0, 0]).clamp(min=torch.finfo(M.dtype).tiny)
-        scale = (solved[:, :-1].square().sum(0) / rest).sqrt().clamp(min=1e-12)
-        half = solved[:, :-1] / scale + solved[:, -1:]
-        return scale, -torch.linalg.solve_triangular(L.mT, half, upper=True)
+def best_scales(M: Tensor, L: Tensor, functions: Tensor) -> tuple[Tensor, Tensor]:
+    """The best scale s of M (N, N) for functions c·ξ (K, N), (K,), and y = −(s M_11)⁻¹(c/2 + s m_0), (N − 1, K).
+
+    t(s) = c_0 + s m_00 − ‖c/2 + s m_0‖² in the metric (s M_11)⁻¹. L: the Cholesky factor of M_11.
+    """
+    half_c = 0.5 * functions[:, 1:].mT
+    solved = torch.linalg.solve_triangular(L, torch.cat([half_c, M[1:, :1]], 1), upper=False)
+    rest = (solved[:, -1].square().sum() - M[0, 0]).clamp(min=torch.finfo(M.dtype).tiny)
+    scale = (solved[:, :-1].square().sum(0) / rest).sqrt().clamp(min=1e-12)
+    half = solved[:, :-1] / scale + solved[:, -1:]
+    return scale, -torch.linalg.solve_triangular(L.mT, half, upper=True)
 
 
 def objective(c: Tensor) -> Tensor:

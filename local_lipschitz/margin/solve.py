@@ -14,6 +14,7 @@ from .barrier import climb
 from .certificate import certified
 from .interior_point import Goal, solve
 from .layered import rescaled
+from .reduced import Reduced
 from .start import begin, moments
 
 STEP = 30.0  # about how many times as long as one `shares` a step takes, before one was seen
@@ -85,6 +86,7 @@ class _Work:
 
     def __init__(self, ball: Ball, wanted: Wanted) -> None:
         self.ball, self.relaxation, self.wanted = ball, ball.relaxation, wanted
+        self.reduced = Reduced.of(ball.relaxation)
         none = torch.full_like(ball.functions[:, 0], -torch.inf)
         self.targets = -none if wanted.targets is None else wanted.targets
         mu = none.new_zeros(len(none), self.relaxation.multipliers)
@@ -128,8 +130,8 @@ class _Work:
         result, c = self.result, self.ball.functions[k : k + 1]
         if not bool(result.t[k].isfinite()):
             return
-        found = rescaled(self.relaxation, c, result.mu[k : k + 1], float(self.targets[k]), self.wanted.deadline)
-        if found is not None and self.note(k, found.mu, found.t):
+        found = rescaled(self.reduced, c, result.mu[k : k + 1], float(self.targets[k]), self.wanted.deadline)
+        if found is not None and self.note(k, found.mu[None], found.mu[0]):
             self.spread(k)
 
     def gap(self, k: int) -> Tensor:
@@ -140,12 +142,12 @@ class _Work:
         """The barrier method."""
         result, c = self.result, self.ball.functions[k : k + 1]
         goal = Goal(self.wanted.steps, self.gap(k), self.targets[k : k + 1], self.wanted.deadline)
-        found = climb(self.relaxation, c, result.mu[k : k + 1], goal)
+        found = climb(self.reduced, c, result.mu[k : k + 1], goal)
         if found is None:
             return
         result.steps += found.steps
-        result.X[k], result.primal[k] = found.X, found.primal
-        self.note(k, found.point.mu, found.point.t)
+        result.primal[k] = found.primal
+        self.note(k, found.mu, found.mu[0, 0])
         self.spread(k)
 
     def step_by_step(self, k: int) -> None:
