@@ -4,7 +4,9 @@ bends.py: the kinks of the network written out, and rows of it by backward passe
 kinks.py: those rows, and bounds by lines. intervals.py: between which ends every element lies.
 box.py: a box that cuts the ball. ball.py: kinks and functions in scaled variables.
 relaxation.py: what is true of every point of the ball.
-start.py, interior_point.py, solve.py: multipliers. certificate.py: the proof. branching.py: branch and bound.
+fields.py: what a row sees of it. reduced.py: what is left where windows are eliminated.
+start.py, layered.py, interior_point.py, barrier.py and newton.py, solve.py: multipliers. certificate.py: the proof.
+branching.py: branch and bound.
 bound.py: margin_bound.
 """
 

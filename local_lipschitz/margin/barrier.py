@@ -41,7 +41,7 @@ class Climbed:
     steps: int
 
 
-def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal, moving: int = MOVING) -> Climbed | None:
+def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal) -> Climbed | None:
     """From multipliers mu (1, M) for function c (1, N) until the goal is reached; None where mu proves nothing."""
     relaxation, start = reduced.relaxation, mu[0].clone()
     G = relaxation.kinks
@@ -57,7 +57,7 @@ def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal, moving: int = MOV
         began = time.monotonic()
         if began + took > goal.deadline:
             break
-        found = _step(reduced, c[0], now, tau, moving)
+        found = _step(reduced, c[0], now, tau)
         took = time.monotonic() - began
         if found is None:
             break
@@ -74,14 +74,14 @@ def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal, moving: int = MOV
     return Climbed(best.mu[None], primal, steps)
 
 
-def _step(reduced: Reduced, c: Tensor, at: Point, tau: float, moves: int) -> tuple[Point, float] | None:
+def _step(reduced: Reduced, c: Tensor, at: Point, tau: float) -> tuple[Point, float] | None:
     """The next point, by a Newton step and a search along it; and the Newton decrement at the one before."""
     signed = reduced.relaxation.signed()
     inverse = torch.where(signed, 1.0 / at.mu, 0.0)
     newton = Newton.of(reduced, at, tau)
     slope = newton.values + inverse
     slope[0] += 1.0 / tau
-    moving = newton.promising(slope, inverse, moves)
+    moving = newton.promising(slope, inverse, MOVING)
     M = newton.matrix(moving)
     M.diagonal().add_(inverse[moving].square())
     scale = M.diagonal().rsqrt()

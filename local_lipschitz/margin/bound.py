@@ -24,7 +24,7 @@ from .ball import scaled
 from .bends import Limit, NotDense
 from .box import Box, Region, check_box
 from .certificate import certified_shares
-from .fields import fields, own_ends
+from .fields import fields
 from .intervals import Given, Interval, KinkRows, Local, Rows, local_network
 from .layered import shared_scales
 from .solve import Wanted, proven, solve_all
@@ -34,7 +34,6 @@ ROWS = 6000  # kinks whose rows are formed
 LARGE = 4500  # kinks whose multipliers are improved: what time and memory allow
 DEAR, LEAST_STEPS = 1500, 2  # kinks from which fewer steps are taken, since each is dearer; and how few
 SMALL = 3e7  # rows times the cube of the size, from which on ends are not refined by the certificate
-FIELD = 0.5  # of all kinks: what rows see at most that get multipliers of their own
 UP = 1e-14  # outward, for a few operations
 
 
@@ -207,7 +206,7 @@ class Job:
 
 
 def by_certificate(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
-    """Better ends of some rows: with multipliers of their own where rows see little, else shared by a layer."""
+    """Better ends of some rows: with scales of layers tuned for those that see the same; for each, if cheap."""
     low, high = by_lines(kinks, rows, ends)
     at = ((low < 0) & (high > 0)).nonzero()[:, 0]
     if len(kinks) == 0 or len(at) == 0:
@@ -217,20 +216,12 @@ def by_certificate(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
         ball = scaled(kinks, both)
         solved = solve_all(ball, starts(kinks, both), Wanted(torch.full_like(both.y0, torch.inf), 1.0, steps=0))
         return _closer((low, high), at, proven(ball, solved))
-    together = []
     for field in fields(kinks, rows, at):
-        which = field.which
-        if len(field.kinks) <= FIELD * len(kinks):
-            low[which], high[which] = own_ends(field, low[which], high[which])
-        else:
-            together.append(which)
-    if not together:
-        return low, high
-    at = torch.cat(together)
-    both = Rows.join(rows.pick(at), -rows.pick(at))
-    ball = scaled(kinks, both)
-    mu = shared_scales(ball.relaxation, ball.functions, both.y0, shared(kinks))
-    return _closer((low, high), at, certified_shares(ball, mu))
+        both = Rows.join(field.rows, -field.rows)
+        ball, mu = scaled(field.kinks, both), shared(field.kinks)
+        mu = shared_scales(ball.relaxation, ball.functions, both.y0, mu)
+        low, high = _closer((low, high), field.which, certified_shares(ball, mu))
+    return low, high
 
 
 def by_shares(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:

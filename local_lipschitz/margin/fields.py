@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .ball import Ball, scaled
-from .barrier import climb
-from .certificate import certified
-from .interior_point import Goal
-from .kinks import Interval, KinkRows, Rows
-from .layered import rescaled
-from .reduced import Reduced
-from .start import shared
+from .kinks import KinkRows, Rows
 
-STEPS, MOVING = 2, 600  # of the barrier method for each end, and multipliers that move in one
+LITTLE = 0.5  # of all kinks: what rows see at most that form a field of their own
 
 
 @dataclass(frozen=True)
@@ -30,7 +22,7 @@ class Field:
 
 
 def fields(kinks: KinkRows, rows: Rows, at: Tensor) -> list[Field]:
-    """The rows `at`, those that see the same kinks together."""
+    """The rows `at`, those that see the same kinks together, and so all that see more than a part of them."""
     reads = (kinks.T != 0).to(kinks.T)
     sees = (rows.T[at] != 0).to(reads)
     for _ in kinks.starts:  # a kink that is seen sees those that it reads
@@ -39,7 +31,12 @@ def fields(kinks: KinkRows, rows: Rows, at: Tensor) -> list[Field]:
     found: dict[bytes, list[int]] = {}
     for i, seen in enumerate((sees != 0).cpu().numpy()):
         found.setdefault(seen.tobytes(), []).append(i)
-    return [_field(kinks, rows, at[i], sees[i[0]] != 0, inputs[i].sum(0) != 0) for i in found.values()]
+    several = [i for i in found.values() if float(sees[i[0]].sum()) <= LITTLE * len(kinks)]
+    parts = [_field(kinks, rows, at[i], sees[i[0]] != 0, inputs[i].sum(0) != 0) for i in several]
+    rest = torch.ones_like(at, dtype=torch.bool)
+    for part in several:
+        rest[part] = False
+    return [*parts, Field(at[rest], kinks, rows.pick(at[rest]))] if bool(rest.any()) else parts
 
 
 def _field(kinks: KinkRows, rows: Rows, which: Tensor, seen: Tensor, inputs: Tensor) -> Field:
@@ -52,34 +49,3 @@ def _field(kinks: KinkRows, rows: Rows, which: Tensor, seen: Tensor, inputs: Ten
     part = KinkRows(kinks.eps, kinks.sides.none(), y0, Q, T, error, lower, upper, reach, joint, starts)
     picked = rows.pick(which)
     return Field(which, part, replace(picked, Q=picked.Q[:, delta], T=picked.T[:, index]))
-
-
-def own_ends(field: Field, low: Tensor, high: Tensor) -> Interval:
-    """Better ends (k,) of the rows of a field, which lie in [low, high], with multipliers of its own for each.
-
-    What is proven to lie on one side of 0 is left there: it cannot bend.
-    """
-    both = Rows.join(field.rows, -field.rows)
-    ball, known, start = scaled(field.kinks, both), torch.cat([low, -high]), shared(field.kinks)
-    reduced, k = Reduced.of(ball.relaxation), len(low)
-    scale, t = ball.relaxation.shares(start, ball.functions)
-    first = torch.where(high < -low, k, 0) + torch.arange(k, device=low.device)  # the nearer end
-    for i, j in zip(first.tolist(), ((first + k) % (2 * k)).tolist(), strict=True):
-        for at in (i, j):
-            if bool(known[i] < 0):
-                found = _own(ball, reduced, at, scale[at] * start, bool(t[at] > known[at]))
-                known[at] = torch.maximum(known[at], found)
-    return known[:k], -known[k:]
-
-
-def _own(ball: Ball, reduced: Reduced, k: int, mu: Tensor, good: bool) -> Tensor:
-    """A proven lower bound of function k, from multipliers mu (1, M); where these are not good, scaled by layers."""
-    c, zero = ball.functions[k : k + 1], torch.zeros_like(ball.function_error[:1])
-    if not good:
-        better = rescaled(reduced, c, mu, 0.0, math.inf)
-        mu = mu if better is None else better.mu[None]
-    found = climb(reduced, c, mu, Goal(STEPS, zero, zero), MOVING)
-    if found is None:
-        return torch.full_like(zero[0], -math.inf)
-    found.mu[0, 0] -= 1e-7 * (c[0, 0] - found.mu[0, 0]).abs()
-    return certified(ball, k, found.mu)

@@ -18,6 +18,7 @@ from .relaxation import Relaxation, best_scales
 
 STEPS, SHARED_STEPS = 8, 6
 ENOUGH = 1e-2  # of how far t is below the nominal value: a step that gains less is the last
+TUNED = 32  # functions that stand for all of a layer
 FAR = 1.5  # of a logarithm in one step
 LEAST = 1e-3  # of a step
 
@@ -80,8 +81,11 @@ def _step(reduced: Reduced, c: Tensor, now: Point) -> Point | None:
 def shared_scales(relaxation: Relaxation, functions: Tensor, nominal: Tensor, mu: Tensor) -> Tensor:
     """Multipliers mu (1, M), scaled by layers to serve functions c·ξ (K, N) together, each with a scale of its own.
 
-    nominal: (K,) their values at x0. Makes Σ log (nominal_k − t_k) small; one factorisation a step, for all functions.
+    nominal: (K,) their values at x0. Makes Σ log (nominal_k − t_k) small, over some that stand for all; one
+    factorisation a step serves them all.
     """
+    stride = -(-len(functions) // TUNED)
+    functions, nominal = functions[::stride], nominal[::stride]
     best, length = _shared(relaxation, functions, nominal, mu), 1.0
     for _ in range(SHARED_STEPS):
         if best is None or length < LEAST:

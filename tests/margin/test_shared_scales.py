@@ -1,0 +1,72 @@
+"""Ends of whole layers by scales tuned for all their rows, where these see a part of the network or all of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_reduced import dense, kinks, of
+from torch import Tensor, nn
+
+from local_lipschitz import margin_bound
+from local_lipschitz.margin import bound
+from local_lipschitz.margin.ball import scaled
+from local_lipschitz.margin.kinks import Interval, KinkRows, Rows
+from local_lipschitz.margin.layered import shared_scales
+
+
+def pooled(seed: int) -> tuple[nn.Sequential, Tensor]:
+    """Two convolutions, the first of them pooled, on a digit with a constant background."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3)
+    )
+    x0 = torch.zeros(1, 1, 10, 10).double()
+    x0[..., 3:7, 3:7] = torch.randn(4, 4).double()
+    return net.double().eval().requires_grad_(False), x0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_point_of_the_ball_is_below_and_nothing_is_lost(seed, monkeypatch):
+    net, x0 = pooled(seed)
+    widths = []
+
+    def watched(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
+        before, after = bound.by_lines(kinks, rows, ends), by_certificate(kinks, rows, ends)
+        assert bool((after[0] >= before[0]).all()) and bool((after[1] <= before[1]).all())
+        widths.append([float((high - low).sum()) for low, high in (before, after)])
+        return after
+
+    by_certificate = bound.by_certificate
+    monkeypatch.setattr(bound, "SMALL", 0.0)
+    monkeypatch.setattr(bound, "by_certificate", watched)
+    ours = margin_bound(net, x0, 0.8, effort=2)
+    assert ours.status == ["margin"] and min(after / before for before, after in widths) < 0.97
+    generator = torch.Generator().manual_seed(seed)
+    delta = torch.randn(300, 1, 10, 10, generator=generator, dtype=torch.float64)
+    delta = (0.8 * delta / delta.flatten(1).norm(dim=1)[:, None, None, None]).requires_grad_()
+    for k in range(3):
+        slope = torch.autograd.grad(net(x0 + delta)[:, k].sum(), delta)[0]
+        worst = x0 - 0.8 * slope / slope.flatten(1).norm(dim=1)[:, None, None, None]
+        assert float(net(worst)[:, k].min()) >= float(ours.lower[0, k])
+        assert float(net(x0 + delta)[:, k].min()) >= float(ours.lower[0, k])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scales_serve_all_functions_better_and_are_one_for_each_layer(seed):
+    found, _ = kinks(seed, False)
+    generator = torch.Generator().manual_seed(seed)
+    draw = [torch.randn(7, n, generator=generator, dtype=torch.float64) for n in (5, len(found))]
+    y0 = torch.randn(7, generator=generator, dtype=torch.float64)
+    ball = scaled(found, Rows(y0, *draw, torch.zeros(7).double()))
+    mu = of(seed, False)[2]
+    tuned = shared_scales(ball.relaxation, ball.functions, y0, mu)
+    G, ratio = len(found), (tuned / mu)[0]
+    for first, end in found.layers():
+        same = torch.cat([ratio[2 + i * G + first : 2 + i * G + end] for i in range(3)])
+        torch.testing.assert_close(same, same[:1].expand_as(same))
+    before = ball.relaxation.shares(mu, ball.functions)[1]
+    better, after = ball.relaxation.shares(tuned, ball.functions)
+    assert float((y0 - after).log().sum()) < float((y0 - before).log().sum()) - 0.1
+    for k in range(7):  # the bound is that of the whole matrix
+        Z = dense(ball.relaxation, better[k] * tuned, float(after[k]) - 1e-6, ball.functions[k])
+        assert float(torch.linalg.eigvalsh(Z)[0]) > -1e-8
