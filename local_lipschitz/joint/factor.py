@@ -32,24 +32,29 @@ class Factor:
 
     @classmethod
     def of(
-        cls, rows: tuple[Tensor, Tensor], spans: list[tuple[int, int]], sets: Sets | None, mu: Tensor,
+        cls, rows: tuple[Tensor, Tensor], spans: list[tuple[int, int]], first: Sets | Tensor, mu: Tensor,
         least: Tensor, slack: float,
     ) -> Factor | None:  # fmt: skip
-        """For rows (Q, T) and W less least and μ·slack; None where that is not ≻ 0."""
+        """For rows (Q, T) and W less least and μ·slack; None where that is not ≻ 0.
+
+        first: the kinks that are eliminated, or QQᵀ where none are.
+        """
         unit, diagonal = mu.sqrt(), 1.0 - slack - least / mu
         Q, T = rows[0] / unit[:, None], (rows[1] / unit[:, None]).mul_(unit)
-        first, k, H = None, 0, Q.T
-        if sets is not None:
-            k = len(sets.place)
-            first = FirstKinks(sets.scaled(unit[:k], Q.dtype), Q[:k]).eliminate(torch.ones_like(unit[:k]), diagonal[:k])
-            if first is None:
+        if isinstance(first, Sets):
+            k = len(first.place)
+            kinks = FirstKinks(first.scaled(unit[:k], Q.dtype), Q[:k])
+            gone = kinks.eliminate(torch.ones_like(unit[:k]), diagonal[:k])
+            if gone is None:
                 return None
-            H = first.rows(Q[k:], T[k:, :k])
-        W, T = minus_gram(H), T[k:, k:]
+            H = gone.rows(Q[k:], T[k:, :k])
+            W, T = minus_gram(H), T[k:, k:]
+        else:
+            k, gone, H, W = 0, None, Q.T, (first / unit[:, None]).div_(unit).neg_()
         add_gram(W, T, [(a - k, b - k) for a, b in spans if a >= k], -1.0)
         W.diagonal().add_(diagonal[k:])
         L = _cholesky(W)
-        return None if L is None else cls(unit, slack, first, H, T, L)
+        return None if L is None else cls(unit, slack, gone, H, T, L)
 
     def grown(self, X: Tensor, S: Tensor, mu: Tensor, least: Tensor) -> Factor | None:
         """With a layer of k groups more: X (k, ·) and S (k, k) of their rows, and their μ and least (k,)."""

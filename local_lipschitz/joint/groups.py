@@ -52,8 +52,10 @@ class Groups:
     @property
     def QQ(self) -> Tensor:
         """QQᵀ."""
-        if len(self._QQ) < len(self.Q):
-            self._QQ = self.Q @ self.Q.T
+        known = len(self._QQ)
+        if known < len(self.Q):
+            new = self.Q[known:] @ self.Q.T
+            self._QQ = torch.cat([torch.cat([self._QQ, new[:, :known].T], 1), new])
         return self._QQ
 
     def first_sets(self) -> Sets | None:
@@ -92,7 +94,9 @@ class Groups:
         """The Cholesky factor of W(μ) less what ε and the slack for m functions take; None where that is not ≻ 0."""
         if self._factor is None or self._factor[0] is not mu or self._factor[1] < self.slack(m):
             slack = ROOM * self.slack(m)
-            found = Factor.of((self.Q, self.T), self.spans, self.eliminated(), mu, self.least, slack)
+            sets = self.eliminated()
+            first = self.QQ if sets is None else sets
+            found = Factor.of((self.Q, self.T), self.spans, first, mu, self.least, slack)
             self._factor = mu, slack, found
         return self._factor[2]
 
