@@ -207,7 +207,7 @@ class Job:
 
 def by_certificate(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
     """Better ends of some rows: with scales of layers tuned for those that see the same; for each, if cheap."""
-    low, high = by_lines(kinks, rows, ends)
+    low, high = by_shares(kinks, rows, ends)
     at = ((low < 0) & (high > 0)).nonzero()[:, 0]
     if len(kinks) == 0 or len(at) == 0:
         return low, high

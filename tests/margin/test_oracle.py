@@ -69,7 +69,10 @@ def relaxed(local: Local, k: int) -> float:
         holds += [X[0] @ a >= 0 for a in signs]
         holds += [a @ X @ b >= 0 for a, b in itertools.combinations(signs, 2)]
     problem = cp.Problem(cp.Minimize(X[0] @ g), holds)
-    problem.solve(solver=cp.CLARABEL)
+    for fraction in (0.99, 0.95, 0.9, 0.8):  # of the way to the boundary; rounding decides which arrives
+        problem.solve(solver=cp.CLARABEL, max_step_fraction=fraction)
+        if problem.status == "optimal":
+            break
     assert problem.status == "optimal"
     return float(problem.value)
 
