@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--eps-min", type=float, help="smallest ε, normalised units (default: the network's)")
     options.add_argument("--eps-max", type=float, help="largest ε (default: the network's)")
     options.add_argument("--points", type=int, default=30, help="number of ε, evenly spaced in log ε (default: 30)")
-    options.add_argument("--samples", type=int, default=100_000, help="random samples an ε (default: 100000)")
+    options.add_argument("--samples", type=int, default=20_000, help="random samples an ε (default: 20000)")
     options.add_argument(
         "--joint-every", type=int, default=JOINT_EVERY, help=f"joint bound at every n-th ε (default: {JOINT_EVERY})"
     )

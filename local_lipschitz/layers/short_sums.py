@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
 
 from .layer import Op
-from .linear_maps import Change, Convolution, Dense, LinearMap, total
+from .linear_maps import Change, Convolution, Dense, LinearMap
 from .stage import Stage
 
 ROWS = 256  # products in a block of a matrix: shorter ones, too, cost little
@@ -65,11 +66,11 @@ class ShortConvolution(ShortSums):
 
     def apply(self, x: Tensor) -> Tensor:
         pieces = x.split(self._in_block(1), 1)
-        return total(part.apply(piece) for part, piece in zip(self._columns, pieces, strict=True))
+        return _added_up(part.apply(piece) for part, piece in zip(self._columns, pieces, strict=True))
 
     def adjoint(self, y: Tensor) -> Tensor:
         pieces = y.split(self._in_block(0), 1)
-        return total(part.adjoint(piece) for part, piece in zip(self._rows, pieces, strict=True))
+        return _added_up(part.adjoint(piece) for part, piece in zip(self._rows, pieces, strict=True))
 
     @property
     def terms(self) -> int:
@@ -96,6 +97,11 @@ class ShortConvolution(ShortSums):
 
     def _blocks(self, axis: int) -> int:
         return -(-self.inner.weight.shape[axis] // self._in_block(axis))
+
+
+def _added_up(blocks: Iterable[Tensor]) -> Tensor:
+    """Their sum, in the memory of the first: new memory for each would take as long as the sum."""
+    return reduce(Tensor.add_, blocks)
 
 
 def in_short_sums(stage: Stage) -> Stage:
