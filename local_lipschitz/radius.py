@@ -141,7 +141,7 @@ class _Certificate:
     ) -> tuple[Tensor, Tensor, float]:
         """(h, its class, failure probability) of the inputs `which` (b,) at eps (b,); of L_c/margin_c for eps None.
 
-        An h ≤ enough, or > 1, need not be as small as possible: the joint bound then works less.
+        An h ≤ enough, or > 1, need not be as small as possible: the joint and the margin bound then work less.
 
         The number of the evaluation decides its random vectors: a search chooses ε from earlier results, and a start
         that has been used is not independent of what it is then used on.
@@ -158,6 +158,7 @@ class _Certificate:
             if self.bound is margin_bound:  # in units of the margins only the smallest of its bounds counts
                 unit_margin = margin.clamp(min=1e-200)
                 options["outputs"], options["smallest"] = options["outputs"] / unit_margin[..., None], True
+                options["target"] = 1.0 - enough * (1.0 - 1e-6)
                 margin = margin / unit_margin
         if self.bound is joint_bound and eps is not None:
             L = enough * margin / eps[:, None]

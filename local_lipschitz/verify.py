@@ -207,7 +207,8 @@ class _Input:
         open_ = self.open.nonzero()[:, 0]
         rows = local.functions.pick(open_)
         ball = scaled(local.kinks, rows)
-        wanted = Wanted(torch.zeros_like(self.lower[open_]), 1e-3, self.how.effort, deadline, self.how.seed)
+        targets = torch.zeros_like(self.lower[open_])
+        wanted = Wanted(targets, 1e-3, self.how.effort, deadline=deadline, seed=self.how.seed)
         solved = solve_all(ball, starts(local.kinks, rows), wanted)
         self.lower[open_] = torch.maximum(self.lower[open_], proven(ball, solved))
         left = self.open[open_].nonzero()[:, 0].tolist()

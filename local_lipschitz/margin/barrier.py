@@ -41,8 +41,11 @@ class Climbed:
     steps: int
 
 
-def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal) -> Climbed | None:
-    """From multipliers mu (1, M) for function c (1, N) until the goal is reached; None where mu proves nothing."""
+def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal, least: float = -math.inf) -> Climbed | None:
+    """From multipliers mu (1, M) for function c (1, N) until the goal is reached; None where mu proves nothing.
+
+    The work also ends once no multipliers are known to give as much as `least`.
+    """
     relaxation, start = reduced.relaxation, mu[0].clone()
     G = relaxation.kinks
     start[2 + G :].clamp_(min=FLOOR * float(start[1]) * max(1, G) ** -0.5)
@@ -65,7 +68,7 @@ def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal) -> Climbed | None
         best, steps = (now if now.t > best.t else best), steps + 1
         if decrement < 1.0:
             primal = now.t + tau * (size + decrement * math.sqrt(size))
-            if primal - best.t <= float(goal.gap[0]) or primal < float(goal.target[0]) < math.inf:
+            if primal - best.t <= float(goal.gap[0]) or primal < least:
                 break
         if tau * size < 0.1 * float(goal.gap[0]):  # what is left does not lie on the central path
             break

@@ -44,7 +44,7 @@ class MarginBound:
     lower: (B, K) float64, outputs_k·f(x) ≥ lower for every x of the ball. nominal: (B, K), values at x0, rounded down.
     fall: (B, K) ≥ (outputs_k·f(x0) − lower)/eps, never negative: at which rate they may fall. before_refinement: (B,
     K), lower with the multipliers of the start. uncertain: {stage: kinks} that may bend on the ball. kinks: their
-    total. steps: of the interior-point method. status: "margin", or why it is that of the joint bound or of lines.
+    total. steps: of the interior-point method. status: "margin", or why it is what a cheaper bound gives.
     failure_probability: of the product bound's norms, over our own random vectors; 0.0 if all were dense. box: whether
     they hold on a part of the ball only, that inside of a box.
     """
@@ -133,6 +133,11 @@ class Result:
     status: str
     failure: float = 0.0
 
+    @property
+    def margin(self) -> bool:
+        """Whether the certificate has been tried."""
+        return self.status == "margin"
+
 
 def fallen(nominal: Tensor, fall: Tensor, eps: Tensor | float) -> Tensor:
     """nominal − ε·fall, rounded down."""
@@ -157,14 +162,24 @@ class Job:
         y, off = logits(self.graph, x0)
         nominal, off = C @ y[0], C.abs() @ (off[0] + UP * y[0].abs())
         low, high = nominal - off, nominal + off
-        joint = self.joint(x0, eps, C, product, low)
-        fall = torch.minimum(fall, joint.bound)
         lower = fallen(low, fall, eps)
-        result = Result((lower, low, lower, high), fall, {}, 0, "", joint.failure)
+        result = Result((lower, low, lower, high), fall, {}, 0, "product bound: it is above the target")
+        open_ = self.open(lower)
+        if not bool(open_.any()):
+            return result
+        joint = self.joint(x0, eps, C[open_], product, low[open_])
+        fall = fall.masked_scatter(open_, torch.minimum(fall[open_], joint.bound))
+        lower = fallen(low, fall, eps)
+        result = Result((lower, low, lower, high), fall, {}, 0, "joint bound: it is above the target", joint.failure)
         given = Given(product, joint.layers)
-        if self.box is not None:  # what holds on the whole ball holds on a part of it
-            result = self.on(Region(eps), x0, C, given, result)
-        return self.on(Region(eps, self.box), x0, C, given, result)
+        for region in (Region(eps), *([] if self.box is None else [Region(eps, self.box)])):
+            if bool(self.open(result.values[0]).any()):  # what holds on the whole ball holds on a part of it
+                result = self.on(region, x0, C, given, result)
+        return result
+
+    def open(self, lower: Tensor) -> Tensor:
+        """Which functions need a better bound than `lower`, (K,)."""
+        return torch.ones_like(lower, dtype=torch.bool) if self.target is None else lower <= self.target
 
     def joint(self, x0: Tensor, eps: float, C: Tensor, product: dict[str, Source], nominal: Tensor) -> JointResult:
         """The joint bound, with half of the steps."""
@@ -177,29 +192,30 @@ class Job:
         try:
             local = local_network(self.graph, x0, region, C, given, by_certificate, Limit(ROWS))
         except NotDense as error:
-            return replace(known, status=f"joint bound: {error}")
-        lines = torch.maximum(known.values[0], local.kinks.lines(local.functions).lower)
+            return known if known.margin else replace(known, status=f"joint bound: {error}")
         off = local.functions.error * (1.0 + UP) + UP * local.functions.y0.abs()
-        nominal, high = local.functions.y0 - off, local.functions.y0 + off
-        result = replace(known, values=(lines, nominal, lines, high), uncertain=local.uncertain, status="margin")
+        lines = torch.maximum(known.values[0], local.kinks.lines(local.functions).lower)
+        nominal = torch.maximum(known.values[1], local.functions.y0 - off)
+        high = torch.minimum(known.values[3], local.functions.y0 + off)
+        result = replace(known, values=(lines, nominal, lines, high), uncertain=local.uncertain)
         if len(local.kinks) > LARGE:
             status = f"joint bound or lines: {len(local.kinks)} kinks may bend, {LARGE} are what dense algebra takes"
-            return replace(result, status=status)
+            return result if known.margin else replace(result, status=status)
         lower, steps = self.refined(local, lines)
-        return replace(result, values=(lower, nominal, lines, high), steps=known.steps + steps)
+        return replace(result, values=(lower, nominal, lines, high), steps=known.steps + steps, status="margin")
 
     def refined(self, local: Local, lines: Tensor) -> tuple[Tensor, int]:
         """Better bounds of the functions that are still open, (K,), and the steps taken."""
-        target = -torch.inf if self.target is None else self.target
-        open_ = torch.ones_like(lines, dtype=torch.bool) if self.target is None else lines <= target
+        open_ = self.open(lines)
         if not bool(open_.any()) or len(local.kinks) == 0:
             return lines, 0
         rows = local.functions.pick(open_)
         ball = scaled(local.kinks, rows)
         targets = torch.full_like(lines[open_], torch.inf if self.target is None else self.target)
         steps = affordable(self.effort, len(local.kinks), DEAR, 3, LEAST_STEPS)
-        wanted = Wanted(None if self.smallest else targets, self.tolerance, steps, seed=self.seed)
-        solved = solve_all(ball, starts(local.kinks, rows), wanted)
+        solved = solve_all(
+            ball, starts(local.kinks, rows), Wanted(targets, self.tolerance, steps, self.smallest, seed=self.seed)
+        )
         better = lines.clone()
         better[open_] = torch.maximum(lines[open_], proven(ball, solved))
         return better, solved.steps

@@ -42,16 +42,19 @@ class Solved:
 
 @dataclass(frozen=True)
 class Wanted:
-    """targets: (K,), what is to be proved of each function, or None where only the smallest bound counts.
+    """targets: (K,), what is to be proved of each function; ∞ where as much as there is.
 
     The work on a function ends above its target, or once it cannot be reached, or to a `tolerance` relative to how far
-    the first bound is below the nominal value, or after so many `steps`. No step is begun that would end after the
-    `deadline` of time.monotonic() if it took as long as the one before. seed: of points to begin from.
+    the first bound is below the nominal value, or after so many `steps`. smallest: only the smallest bound counts, so
+    that the work on the others ends above it, and all of it once one target cannot be reached. No step is begun that
+    would end after the `deadline` of time.monotonic() if it took as long as the one before. seed: of points to begin
+    from.
     """
 
-    targets: Tensor | None
+    targets: Tensor
     tolerance: float
     steps: int
+    smallest: bool = False
     deadline: float = math.inf
     seed: int = 0
 
@@ -60,8 +63,7 @@ def solve_all(ball: Ball, starts: list[Tensor], wanted: Wanted) -> Solved:
     """Multipliers for every function of `ball`, as `wanted`.
 
     starts: multipliers to begin from, up to scale and without t, (1, M) for all functions or (K, M). Those of one
-    function serve the others, up to scale: the hardest goes first. Without targets the work on a function ends once its
-    bound is above one that is done.
+    function serve the others, up to scale: the hardest goes first.
     """
     work = _Work(ball, wanted)
     result = work.result
@@ -75,9 +77,9 @@ def solve_all(ball: Ball, starts: list[Tensor], wanted: Wanted) -> Solved:
         if not bool(result.closed[k]) and not work.late():
             work.step_by_step(k) if ball.relaxation.size <= SMALL else work.climb(k)
         result.closed[k] = True
-        if wanted.targets is None:
+        if wanted.smallest:
             work.targets = work.targets.clamp(max=float(result.t[k]))
-            result.closed |= result.t > work.targets
+            result.closed |= (result.t > work.targets) | work.hopeless(k, result.primal[k])
     return result
 
 
@@ -88,7 +90,7 @@ class _Work:
         self.ball, self.relaxation, self.wanted = ball, ball.relaxation, wanted
         self.reduced = Reduced.of(ball.relaxation)
         none = torch.full_like(ball.functions[:, 0], -torch.inf)
-        self.targets = -none if wanted.targets is None else wanted.targets
+        self.targets = wanted.targets
         mu = none.new_zeros(len(none), self.relaxation.multipliers)
         self.result = Solved(mu, [None] * len(none), none, none, -none, none > 0)
         self.took = 0.0  # by the last evaluation of multipliers
@@ -138,11 +140,16 @@ class _Work:
         """(1,) how near to the best is near enough."""
         return self.wanted.tolerance * (self.ball.functions[k, :1] - self.result.before[k]).abs()
 
+    def hopeless(self, k: int, primal: Tensor) -> bool:
+        """Whether function k will not reach what was wanted of it."""
+        return bool(primal < self.wanted.targets[k]) and bool(self.wanted.targets[k].isfinite())
+
     def climb(self, k: int) -> None:
         """The barrier method."""
         result, c = self.result, self.ball.functions[k : k + 1]
         goal = Goal(self.wanted.steps, self.gap(k), self.targets[k : k + 1], self.wanted.deadline)
-        found = climb(self.reduced, c, result.mu[k : k + 1], goal)
+        wanted = float(self.wanted.targets[k])
+        found = climb(self.reduced, c, result.mu[k : k + 1], goal, wanted if math.isfinite(wanted) else -math.inf)
         if found is None:
             return
         result.steps += found.steps
@@ -171,8 +178,7 @@ class _Work:
             self.spread(k)
             took = time.monotonic() - began
             result.X[k] = now.X
-            hopeless = self.wanted.targets is not None and bool(target.isfinite() & (now.primal < target))
-            if hopeless or bool(result.closed[k]) or float(now.primal - now.t) <= float(gap):
+            if self.hopeless(k, now.primal[0]) or bool(result.closed[k]) or float(now.primal - now.t) <= float(gap):
                 break
         result.primal[k] = torch.minimum(result.primal[k], now.primal[0])
 

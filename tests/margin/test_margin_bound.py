@@ -42,6 +42,15 @@ def bending() -> tuple[nn.Sequential, Tensor]:
     return net, torch.randn(1, 3).double()
 
 
+def three_layers(seed: int) -> tuple[nn.Sequential, Tensor]:
+    """Large weights: the product, the joint and the margin bound are well apart."""
+    generator = torch.Generator().manual_seed(seed)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).double().eval()
+    for parameter in net.requires_grad_(False).parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return net, torch.randn(1, 3, generator=generator, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_no_point_of_the_ball_is_below(seed):
     net, x0 = random_network(seed)
@@ -145,6 +154,21 @@ def test_a_target_ends_the_work_early():
     assert bool((early.lower > target).all()) and early.steps[0] <= full.steps[0]
 
 
+def test_what_a_cheaper_bound_decides_is_left_to_it():
+    """Between what product, joint and margin bound give, a target is reached by the cheapest of them that can."""
+    net, x0 = three_layers(4)
+    C, eps = torch.tensor([[1.0, -1.0, 0.0]]).double(), 0.5
+    full, joint = margin_bound(net, x0, eps, outputs=C), joint_bound(net, x0, eps, outputs=C)
+    product = local_bound(net, x0, eps, outputs=C)
+    falls = [float(bound.fall) for bound in (product, joint, full)]
+    assert falls[0] > falls[1] * 1.01 > falls[2] * 1.02
+    nominal, least = float(full.nominal), float(full.lower)
+    for fall, status in zip(falls, ("product bound: it", "joint bound: it", "margin"), strict=True):
+        target = nominal - 1.003 * eps * fall
+        bound = margin_bound(net, x0, eps, outputs=C, target=target)
+        assert bound.status[0].startswith(status) and target < float(bound.lower) <= least + 1e-3 * abs(least)
+
+
 def test_bad_input_is_refused():
     net, x0 = random_network(2)
     for eps in (0.0, float("nan"), -1.0):
@@ -165,6 +189,16 @@ def test_a_certified_radius_by_the_margin_bound():
     assert verify(net, x0, ours.radius).verdict == ["verified"]
     with pytest.raises(ValueError, match="margins='pairwise' is wanted"):
         certified_radius(net, x0, margin_bound, margins="paper")
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_the_radius_is_where_the_bound_without_a_target_ends(seed):
+    net, x0 = three_layers(seed)
+    radius = certified_radius(net, x0, margin_bound, rtol=0.02)
+    label = int(radius.label)
+    C = torch.eye(3).double()[label] - torch.eye(3).double()[[c for c in range(3) if c != label]]
+    lower = [margin_bound(net, x0, factor * float(radius.radius), outputs=C).lower.min() for factor in (1.0, 1.03)]
+    assert lower[0] > 0 > lower[1]
 
 
 def test_more_kinks_than_dense_algebra_takes(monkeypatch):
