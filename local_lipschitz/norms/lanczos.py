@@ -33,11 +33,12 @@ def _as_is(v: Tensor) -> Tensor:
 class Operator:
     """A batch of matrices M_b (rows × columns), known by their products with vectors.
 
-    apply: (B, columns) -> (B, rows), adjoint: (B, rows) -> (B, columns). `row_mask`, `column_mask` (B or 1, ...)
-    are 0 where a row or column of M_b is known to be zero, or None. `rounding`: (B or 1,) float64, how far in norm the
-    matrix that is really applied may be from M_b. `part` gives the operator of some of the matrices (indices), or is
-    None where all must be applied together. `row_order`, `column_order` bring the elements of a vector, as the network
-    has them, into the order that M has them in: the same start whatever a layer's layout.
+    apply: (B, columns) -> (B, rows), adjoint: (B, rows) -> (B, columns); both give new memory, which may be written
+    to. `row_mask`, `column_mask` (B or 1, ...) are 0 where a row or column of M_b is known to be zero, or None.
+    `rounding`: (B or 1,) float64, how far in norm the matrix that is really applied may be from M_b. `part` gives the
+    operator of some of the matrices (indices), or is None where all must be applied together. `row_order`,
+    `column_order` bring the elements of a vector, as the network has them, into the order that M has them in: the same
+    start whatever a layer's layout.
     """
 
     batch: int
@@ -94,7 +95,7 @@ class Lanczos:
         self.products += self.batch
         u = self.operator.apply(v)
         a, length = self._length(u)
-        w = torch.addcmul(self.operator.adjoint(u / length), v, length, value=-1)
+        w = self.operator.adjoint(u.div_(length)).addcmul_(v, length, value=-1)
         if self.steps > 1 and not self.full:
             beta = self.b[-1] * (self.a[-1] / a.clamp(min=self.tiny)).clamp(max=1.0 / self.eps)  # a is 0 at the end
             w.addcmul_(self._vector(self.steps - 2), beta.to(w.dtype), value=-1)

@@ -118,10 +118,10 @@ class StageNorms:
 
         def scaled(R: Tensor | None, d: Tensor | None, batch: int, rounding: Tensor) -> Operator:
             def apply(v: Tensor) -> Tensor:  # v comes from `adjoint` or the masked start: it is zero where d is
-                return flat(_product(R, forwards(shaped(v, in_shape))))
+                return flat(_multiplied(forwards(shaped(v, in_shape)), R))
 
             def adjoint(u: Tensor) -> Tensor:
-                return flat(_product(d, backwards(_product(R, shaped(u, out_shape)))))
+                return flat(_multiplied(backwards(_product(R, shaped(u, out_shape))), d))
 
             def part(kept: Tensor) -> Operator:
                 some = partial(_some, kept=kept)
@@ -153,6 +153,11 @@ def _factor(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def _product(factor: Tensor | None, x: Tensor) -> Tensor:
     return x if factor is None else factor * x
+
+
+def _multiplied(x: Tensor, factor: Tensor | None) -> Tensor:
+    """In x's memory, which a map has just filled: new memory for large vectors takes as long as the product."""
+    return x if factor is None else x.mul_(factor)
 
 
 def _changed(factor: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | None:
