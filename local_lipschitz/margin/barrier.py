@@ -23,11 +23,11 @@ from .reduced import Point, Reduced
 
 FLOOR = 1e-3  # of γ/√G: the least f and h to begin with
 MOVING = 3000  # multipliers that move in one step, at most
-FIRST = 0.5  # of how far t is below the nominal value, by the size: the first τ
+FIRST = 1.0  # of how far t is below the nominal value, by the size: the first τ
 SHRINK = 0.5  # of τ, once t rises by less than SLOW of what τ costs
 SLOW = 0.1
 FRACTION = 0.9  # of the way to where a multiplier changes its sign
-LEAST = 1e-4  # of a step
+LEAST, LONGER = 1e-4, 3.0  # of a step; and how much longer than the one before it may be
 RIDGE = 1e-13
 STEP = 8.0  # about how many times as long as one point a step takes, before one was seen
 
@@ -44,7 +44,7 @@ class Climbed:
 def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal, least: float = -math.inf) -> Climbed | None:
     """From multipliers mu (1, M) for function c (1, N) until the goal is reached; None where mu proves nothing.
 
-    The work also ends once no multipliers are known to give as much as `least`.
+    The work also ends once it is not going to give as much as `least`.
     """
     relaxation, start = reduced.relaxation, mu[0].clone()
     G = relaxation.kinks
@@ -55,21 +55,23 @@ def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal, least: float = -m
         return None
     size, took = relaxation.size + int(relaxation.signed().sum()), STEP * (time.monotonic() - began)
     tau = FIRST * abs(float(c[0, 0]) - now.t) / size
-    best, steps, primal = now, 0, math.inf
+    best, steps, primal, length = now, 0, math.inf, 1.0
     while steps < goal.steps and best.t <= float(goal.target[0]):
         began = time.monotonic()
         if began + took > goal.deadline:
             break
-        found = _step(reduced, c[0], now, tau)
+        found = _step(reduced, c[0], now, tau, length)
         took = time.monotonic() - began
         if found is None:
             break
-        now, rise, decrement = found[0], found[0].t - now.t, found[1]
+        rise, (now, decrement, length) = found[0].t - now.t, found
         best, steps = (now if now.t > best.t else best), steps + 1
         if decrement < 1.0:
             primal = now.t + tau * (size + decrement * math.sqrt(size))
             if primal - best.t <= float(goal.gap[0]) or primal < least:
                 break
+        if best.t + (goal.steps - steps) * max(rise, 0.0) < least:  # steps gain less and less
+            break
         if tau * size < 0.1 * float(goal.gap[0]):  # what is left does not lie on the central path
             break
         if rise < SLOW * tau * size:
@@ -77,8 +79,11 @@ def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal, least: float = -m
     return Climbed(best.mu[None], primal, steps)
 
 
-def _step(reduced: Reduced, c: Tensor, at: Point, tau: float) -> tuple[Point, float] | None:
-    """The next point, by a Newton step and a search along it; and the Newton decrement at the one before."""
+def _step(reduced: Reduced, c: Tensor, at: Point, tau: float, length: float) -> tuple[Point, float, float] | None:
+    """The next point, by a Newton step and a search along it; the Newton decrement before; the length of the step.
+
+    length: of the step before.
+    """
     signed = reduced.relaxation.signed()
     inverse = torch.where(signed, 1.0 / at.mu, 0.0)
     newton = Newton.of(reduced, at, tau)
@@ -86,6 +91,7 @@ def _step(reduced: Reduced, c: Tensor, at: Point, tau: float) -> tuple[Point, fl
     slope[0] += 1.0 / tau
     moving = newton.promising(slope, inverse, MOVING)
     M = newton.matrix(moving)
+    del newton
     M.diagonal().add_(inverse[moving].square())
     scale = M.diagonal().rsqrt()
     M.mul_(scale[:, None]).mul_(scale)
@@ -97,22 +103,28 @@ def _step(reduced: Reduced, c: Tensor, at: Point, tau: float) -> tuple[Point, fl
     if int(bad) or not bool(torch.isfinite(move).all()):
         return None
     decrement = math.sqrt(max(float(slope @ move), 0.0)) if len(moving) == len(slope) else math.inf
-    found = _along(reduced, c, at, move, tau)
-    return None if found is None else (found, decrement)
+    found = _along(reduced, c, at, move, tau, length)
+    return None if found is None else (found[0], decrement, found[1])
 
 
-def _along(reduced: Reduced, c: Tensor, at: Point, move: Tensor, tau: float) -> Point | None:
-    """The first better point in the direction `move` (M,), from FRACTION of the way to where signs change backwards."""
+def _along(
+    reduced: Reduced, c: Tensor, at: Point, move: Tensor, tau: float, length: float
+) -> tuple[Point, float] | None:  # fmt: skip
+    """The first better point in the direction `move` (M,), and how far it is.
+
+    From LONGER times the `length` of the step before backwards, within FRACTION of the way to where signs change: each
+    try is a factorisation.
+    """
     signed = reduced.relaxation.signed()
 
     def height(p: Point) -> float:
         return p.t + tau * (p.log_det + float(p.mu[signed].log().sum()))
 
     reach = float(torch.where(signed & (move < 0), -at.mu / move, torch.inf).amin())
-    length, top = min(1.0, FRACTION * reach), height(at)
+    length, top = min(1.0, LONGER * length, FRACTION * reach), height(at)
     while length > LEAST:
         found = reduced.point(at.mu + length * move, c)
         if found is not None and height(found) > top:
-            return found
+            return found, length
         length *= 0.5
     return None

@@ -32,7 +32,7 @@ from .start import shared, starts
 
 ROWS = 6000  # kinks whose rows are formed
 LARGE = 4500  # kinks whose multipliers are improved: what time and memory allow
-DEAR, LEAST_STEPS = 1500, 2  # kinks from which fewer steps are taken, since each is dearer; and how few
+DEAR, LEAST_STEPS = 1500, 4  # kinks from which fewer steps are taken, since each is dearer; and how few
 SMALL = 3e7  # rows times the cube of the size, from which on ends are not refined by the certificate
 UP = 1e-14  # outward, for a few operations
 
@@ -212,7 +212,8 @@ class Job:
         rows = local.functions.pick(open_)
         ball = scaled(local.kinks, rows)
         targets = torch.full_like(lines[open_], torch.inf if self.target is None else self.target)
-        steps = affordable(self.effort, len(local.kinks), DEAR, 3, LEAST_STEPS)
+        few = affordable(self.effort, len(local.kinks), DEAR, 3, LEAST_STEPS)
+        steps = few if self.target is None else self.effort  # with a target, they end where they do not help
         solved = solve_all(
             ball, starts(local.kinks, rows), Wanted(targets, self.tolerance, steps, self.smallest, seed=self.seed)
         )

@@ -1,4 +1,4 @@
-"""Few multipliers first: one scale for each layer of kinks, one for the ball and one for a box.
+"""Few multipliers first: scales for each layer of kinks, one for the ball and one for a box.
 
 The largest t of given multipliers is t(μ) = Z_00 − z_0ᵀ Z_11⁻¹ z_0, with Z for t = 0: a concave function, of which one
 Cholesky factorisation gives all. With ξ = (1, −Z_11⁻¹ z_0) its derivatives are ⟨A_i, ξξᵀ⟩ and
@@ -18,6 +18,7 @@ from .relaxation import Relaxation, best_scales
 
 STEPS, SHARED_STEPS = 8, 6
 ENOUGH = 1e-2  # of how far t is below the nominal value: a step that gains less is the last
+OTHERS = 0.2  # of the multipliers to begin with: all but the best
 TUNED = 32  # functions that stand for all of a layer
 FAR = 1.5  # of a logarithm in one step
 LEAST = 1e-3  # of a step
@@ -38,10 +39,27 @@ def groups(relaxation: Relaxation, mu: Tensor) -> Tensor:
     return result
 
 
-def rescaled(reduced: Reduced, c: Tensor, mu: Tensor, target: float, deadline: float) -> Point | None:
-    """The best scales of multipliers mu (1, M) for function c (1, N), by layers; stops above the target."""
-    began = time.monotonic()
-    now = reduced.point(mu[0], c[0])
+def kinds(relaxation: Relaxation, mu: Tensor) -> Tensor:
+    """mu (1, M) in parts (K, M) as `groups` makes them, but λ, f and h of each layer by themselves."""
+    G = relaxation.kinks
+    bounds = torch.tensor([2, 2 + G, 2 + 2 * G, 2 + 3 * G], device=mu.device)
+    kind = torch.bucketize(torch.arange(mu.shape[1], device=mu.device), bounds, right=True)
+    parts = torch.cat([torch.where(kind == i, groups(relaxation, mu), 0.0) for i in range(5)])
+    return parts[(parts != 0).any(1)]
+
+
+def rescaled(reduced: Reduced, c: Tensor, several: list[Tensor], target: float, deadline: float) -> Point | None:
+    """The best scales, by layers and kinds, of multipliers (1, M) each for function c (1, N), added up.
+
+    The first of them is the best; the others begin with a small weight, if that does no harm. Stops above the target.
+    """
+    began, split = time.monotonic(), [kinds(reduced.relaxation, mu) for mu in several]
+    now, parts = reduced.point(split[0].sum(0), c[0]), split[0]
+    if len(several) > 1:
+        trial = torch.cat([(1.0 - OTHERS) * split[0], *(OTHERS / (len(split) - 1) * mu for mu in split[1:])])
+        found = reduced.point(trial.sum(0), c[0])
+        if found is not None and (now is None or found.t > now.t):
+            now, parts = found, trial
     if now is None:
         return None
     took = time.monotonic() - began
@@ -49,20 +67,20 @@ def rescaled(reduced: Reduced, c: Tensor, mu: Tensor, target: float, deadline: f
         if now.t > target or time.monotonic() + 1.5 * took > deadline:
             break
         began = time.monotonic()
-        better = _step(reduced, c[0], now)
+        better = _step(reduced, c[0], now, parts)
         took = time.monotonic() - began
         if better is None:
             break
-        small = better.t - now.t < ENOUGH * abs(float(c[0, 0]) - now.t)
-        now = better
+        small = better[0].t - now.t < ENOUGH * abs(float(c[0, 0]) - now.t)
+        now, parts = better
         if small:
             break
     return now
 
 
-def _step(reduced: Reduced, c: Tensor, now: Point) -> Point | None:
-    """A better point, by Newton's method; None where there is none."""
-    parts, xi = groups(reduced.relaxation, now.mu[None]), reduced.xi(now)
+def _step(reduced: Reduced, c: Tensor, now: Point, parts: Tensor) -> tuple[Point, Tensor] | None:
+    """A better point and its parts, by Newton's method; None where there is none."""
+    xi = reduced.xi(now)
     moved = reduced.relaxation.acting(parts, xi)  # A_i ξ, for scales of 1
     slope = moved @ xi
     half = reduced.halves(now, moved)
@@ -71,9 +89,10 @@ def _step(reduced: Reduced, c: Tensor, now: Point) -> Point | None:
     step = torch.linalg.solve(H, slope)
     length = min(1.0, FAR / max(float(step.abs().max()), 1e-300))
     while length > LEAST:
-        found = reduced.point((length * step).exp() @ parts, c)
+        better = (length * step).exp()[:, None] * parts
+        found = reduced.point(better.sum(0), c)
         if found is not None and found.t > now.t:
-            return found
+            return found, better
         length *= 0.4
     return None
 

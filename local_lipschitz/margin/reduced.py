@@ -193,17 +193,13 @@ class Reduced:
             rows.index_add_(0, cells.seeing.flatten(), (cells.inner @ back).flatten(0, 1), alpha=-1.0)
         return p, rows
 
-    def add_cells(self, at: Point, pp: Tensor, rp: Tensor, rr: Tensor) -> None:
-        """Add a_Eᵀ Z_EE⁻¹ b_E to what Z⁻¹ is between all p and rows."""
+    def inside(self, at: Point) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Of each set of cells: gone, seeing, and L_E⁻¹ a_E of their p, (C, S, S), and of the rows, (C, S, W)."""
+        found = []
         for cells, (L, _) in zip(self.cells, at.factors, strict=True):
             p = torch.linalg.solve_triangular(L, torch.eye(L.shape[1], dtype=L.dtype, device=L.device), upper=False)
-            r = p @ cells.inner.mT
-            for into, i, left, j, right in (
-                (pp, cells.gone, p, cells.gone, p), (rp, cells.seeing, r, cells.gone, p),
-                (rr, cells.seeing, r, cells.seeing, r),
-            ):  # fmt: skip
-                at_i, at_j = i[:, :, None].expand(-1, -1, j.shape[1]), j[:, None].expand(-1, i.shape[1], -1)
-                into.index_put_((at_i, at_j), (left.mT @ right).to(into), accumulate=True)
+            found.append((cells.gone, cells.seeing, p, p @ cells.inner.mT))
+        return found
 
 
 def _cells(sees: Tensor) -> list[tuple[list[int], list[int]]]:

@@ -68,7 +68,7 @@ def solve_all(ball: Ball, starts: list[Tensor], wanted: Wanted) -> Solved:
     work = _Work(ball, wanted)
     result = work.result
     for start in starts:
-        work.share(start, torch.arange(len(result.t), device=result.t.device))
+        work.begin(start)
     result.before = result.t.clone()
     result.closed |= result.t > work.targets
     while not bool(result.closed.all()) and not work.late():
@@ -93,23 +93,30 @@ class _Work:
         self.targets = wanted.targets
         mu = none.new_zeros(len(none), self.relaxation.multipliers)
         self.result = Solved(mu, [None] * len(none), none, none, -none, none > 0)
+        self.starts: list[Tensor] = []  # (K, M) each, scaled for every function
         self.took = 0.0  # by the last evaluation of multipliers
 
     def late(self, times: float = 1.0) -> bool:
         """Whether what takes so many times as long as an evaluation would end after the deadline."""
         return time.monotonic() + times * self.took > self.wanted.deadline
 
-    def share(self, mu: Tensor, which: Tensor) -> None:
-        """What multipliers (1, M), or (K, M) of each, prove of the functions `which`, up to scale."""
-        if len(mu) > 1:
-            for k in which.tolist():
-                self.share(mu[k : k + 1], which.new_tensor([k]))
-            return
+    def begin(self, start: Tensor) -> None:
+        """With multipliers (1, M) for all, or (K, M)."""
+        K = len(self.result.t)
+        if len(start) == 1:
+            scale = self.share(start, torch.arange(K, device=start.device))
+        else:
+            scale = torch.cat([self.share(start[k : k + 1], torch.tensor([k], device=start.device)) for k in range(K)])
+        self.starts.append(scale[:, None] * start)
+
+    def share(self, mu: Tensor, which: Tensor) -> Tensor:
+        """What multipliers (1, M) prove of functions `which` (k,), up to a scale; these scales, NaN for nothing."""
         began = time.monotonic()
         scale, t = self.relaxation.shares(mu, self.ball.functions[which])
         self.took = time.monotonic() - began
         for j, k in enumerate(which.tolist()):
             self.note(k, scale[j] * mu, t[j])
+        return torch.where(t.isfinite(), scale, torch.nan)
 
     def note(self, k: int, mu: Tensor, t: Tensor) -> bool:
         """Whether these multipliers (1, M), of which t is the largest, are the best so far of function k."""
@@ -128,11 +135,14 @@ class _Work:
         self.result.closed |= self.result.t > self.targets
 
     def layers(self, k: int) -> None:
-        """Better scales, one a layer."""
+        """Better scales, by layers, of the best so far and what it started from, added up."""
         result, c = self.result, self.ball.functions[k : k + 1]
         if not bool(result.t[k].isfinite()):
             return
-        found = rescaled(self.reduced, c, result.mu[k : k + 1], float(self.targets[k]), self.wanted.deadline)
+        best = result.mu[k : k + 1]
+        others = [mu for start in self.starts if not torch.equal((mu := start[k : k + 1])[:, 1:], best[:, 1:])]
+        several = [best, *(mu for mu in others if bool(mu.isfinite().all()))]
+        found = rescaled(self.reduced, c, several, float(self.targets[k]), self.wanted.deadline)
         if found is not None and self.note(k, found.mu[None], found.mu[0]):
             self.spread(k)
 

@@ -11,7 +11,10 @@ from local_lipschitz import margin_bound
 from local_lipschitz.margin import bound
 from local_lipschitz.margin.ball import scaled
 from local_lipschitz.margin.kinks import Interval, KinkRows, Rows
-from local_lipschitz.margin.layered import shared_scales
+from local_lipschitz.margin.layered import kinds, rescaled, shared_scales
+from local_lipschitz.margin.reduced import Reduced
+from local_lipschitz.margin.solve import Wanted, solve_all
+from local_lipschitz.margin.start import plain, starts
 
 
 def pooled(seed: int) -> tuple[nn.Sequential, Tensor]:
@@ -70,3 +73,24 @@ def test_scales_serve_all_functions_better_and_are_one_for_each_layer(seed):
     for k in range(7):  # the bound is that of the whole matrix
         Z = dense(ball.relaxation, better[k] * tuned, float(after[k]) - 1e-6, ball.functions[k])
         assert float(torch.linalg.eigvalsh(Z)[0]) > -1e-8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_several_starts_with_scales_by_layers_and_kinds(seed):
+    """Parts add up; what they prove is more than any of the starts does, and true of the whole matrix."""
+    found, last = kinks(seed, False)
+    ball = scaled(found, last)
+    relaxation, c = ball.relaxation, ball.functions[:1]
+    first, second = plain(ball), starts(found, last)[1][:1]
+    parts = kinds(relaxation, first)
+    torch.testing.assert_close(parts.sum(0), torch.cat([torch.zeros(1).double(), first[0, 1:]]))
+    assert len(parts) == 1 + 2 * len(found.starts) and bool(((parts != 0).sum(0) <= 1).all())
+    both = [relaxation.shares(mu, c)[0][:, None] * mu for mu in (second, first)]
+    both.sort(key=lambda mu: -float(relaxation.attained(mu, c)))
+    before = float(relaxation.attained(both[0], c))
+    point = rescaled(Reduced.of(relaxation), c, both, float("inf"), float("inf"))
+    assert point is not None and point.t > before + 0.01 * abs(before)
+    Z = dense(relaxation, point.mu[None], point.t - 1e-6, ball.functions[0])
+    assert float(torch.linalg.eigvalsh(Z)[0]) > -1e-8
+    solved = solve_all(ball, [first, second], Wanted(torch.full_like(last.y0, torch.inf), 1e-3, 0))
+    assert float(solved.t[0]) > before
