@@ -38,6 +38,7 @@ GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they a
 STEEP = 3.0  # d log h / d log ε that is taken for upward steps of bounds whose failures are dear,
 STEEPER = 1.7  # or, if that is less, so many times the slope that was seen last
 MAX_EVALUATIONS = 60
+BEYOND = 1.15  # the step upwards of the margin bound, whose failures are the dearest, from where the joint one ends
 VAGUE = 1e-6  # of the margin: an error of the outputs that more work is spent on
 JUMP = 4.0  # d log h / d log ε that is taken for a jump
 
@@ -196,6 +197,13 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float, progress: bool
     careful = certificate.bound in (joint_bound, margin_bound)
     steep = torch.full_like(lo, STEEP if careful else 1.0)
     eps = start.radius.clamp(EPS_MIN, EPS_MAX)
+    if certificate.bound is margin_bound:  # it proves what the joint bound proves
+        known = held & (start.radius > 0)
+        lo, failure = torch.where(known, start.radius, lo), failure + start.failure_probability
+        f_lo, eps = (
+            torch.where(known, math.log1p(-rtol), f_lo),
+            torch.where(known, BEYOND * eps, eps).clamp(max=EPS_MAX),
+        )
     active, evaluation = held.clone(), 0
     show = counter(batch, progress, "input")
     while bool(active.any()):
@@ -215,7 +223,11 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float, progress: bool
         active &= (hi > lo * (1.0 + rtol)) & (lo < EPS_MAX) & (hi > EPS_MIN) & (evaluations < MAX_EVALUATIONS)
         before, width = width, (hi / lo).log()
         slow = torch.where(before.isfinite() & (width > 0.51 * before), slow + 1, 0)
+        if certificate.bound is margin_bound:  # its h are not as small as they could be: no secants
+            slow = torch.full_like(slow, 2)
         eps = _next((lo, f_lo), (hi, f_hi), slow, steep, rtol)
+        if certificate.bound is margin_bound:
+            eps = torch.where(hi.isinf() & (lo > 0), BEYOND * lo, eps).clamp(max=EPS_MAX)
         show(int((~active).sum()))
     return Radius(lo, certificate.label, limiting, evaluations, failure)
 
@@ -254,8 +266,8 @@ def _next(low: tuple[Tensor, Tensor], high: tuple[Tensor, Tensor], slow: Tensor,
 
 
 def _start(certificate: _Certificate, held: Tensor) -> Radius:
-    """Where to begin: the radius by the global bound, or roughly that by the local one for a bound that is dearer."""
-    cheaper = global_bound if certificate.bound is local_bound else local_bound
+    """Where to begin: the radius by the global bound, or roughly that by the next cheaper one for a dearer bound."""
+    cheaper = {local_bound: global_bound, margin_bound: joint_bound}.get(certificate.bound, local_bound)
     known = ("tolerance", "failure_probability", "seed")
     options = {key: value for key, value in certificate.options.items() if key in known}
     certificate = replace(certificate, bound=cheaper, options=options)

@@ -15,9 +15,10 @@ from .layers.graph import Graph
 from .layers.rounding import logits
 from .margin.ball import Ball, scaled
 from .margin.bends import Limit, NotDense
-from .margin.bound import DEAR, LARGE, UP, by_shares, fallen
+from .margin.bound import DEAR, LARGE, UP, fallen
 from .margin.box import Box, Region, check_box
 from .margin.branching import Node, branch
+from .margin.ends import by_shares
 from .margin.intervals import Given, Local, local_network
 from .margin.solve import Wanted, proven, solve_all
 from .margin.start import moments, starts
@@ -110,9 +111,7 @@ def verify(
     open_ = (lower <= 0).nonzero()
     attack.descend(open_[:, 0], others[open_[:, 0], open_[:, 1]])
     how = _How(graph, effort, 0.5 * failure_probability, seed, box)
-    jobs = [
-        _Input(how, attack, b, x0[b : b + 1], float(eps[b]), C[b], nominal[b], lower[b]) for b in range(len(x0))
-    ]
+    jobs = [_Input(how, attack, b, x0[b : b + 1], float(eps[b]), C[b], nominal[b], lower[b]) for b in range(len(x0))]
     shared = (time.monotonic() - began) / len(x0)
     for b, job in enumerate(bar(jobs, progress, "input")):
         job.decide(product.only(b), shared, time_limit)

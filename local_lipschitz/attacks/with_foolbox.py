@@ -68,9 +68,7 @@ def ddn(
     return search.result(valid_images=True)
 
 
-def _run_foolbox(
-    search: Search, attack: Any, i: Tensor, goal: Any, box: tuple[Tensor, Tensor], seed: int
-) -> None:
+def _run_foolbox(search: Search, attack: Any, i: Tensor, goal: Any, box: tuple[Tensor, Tensor], seed: int) -> None:
     """Run one attack of foolbox on the inputs i; foolbox sees pixels in [0, 1]."""
     import foolbox
 

@@ -162,9 +162,7 @@ def scaled_operator(
     return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, eta.to(mu.device))
 
 
-def tail_norms(
-    operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random
-) -> TailNorms:
+def tail_norms(operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random) -> TailNorms:
     """η of H(γ, μ), or of that of each of the `outputs`."""
     K, columns, root = len(gamma), operator.out_size if outputs is None else 1, gamma.sqrt()[:, None, None]
     y = random.normal(K * VECTORS, columns, mu).reshape(K, VECTORS, columns) / root

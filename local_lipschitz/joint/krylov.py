@@ -33,9 +33,7 @@ def gram(operator: Passes, mu: Tensor, f: Tensor, v: Tensor) -> tuple[Tensor, Te
     return f, v, w
 
 
-def respond(
-    operator: Passes, mu: Tensor, F: Tensor, guess: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor] | None:
+def respond(operator: Passes, mu: Tensor, F: Tensor, guess: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
     """(S F, Y, E) for output directions F (p, m): Y = W⁻¹C F, E = PᵀF + TᵀY.
 
     None where W is seen not to be ≻ 0, or where numbers are too large for the working dtype.

@@ -194,9 +194,7 @@ def convolution(
         steps, rest = divmod(size + 2 * p - d * (k - 1) - 1, s)
         out.append(steps + 1)
         left_over.append(rest)
-    return Convolution(
-        in_shape, (weight.shape[0], *out), weight, stride, padding, dilation, groups, tuple(left_over)
-    )
+    return Convolution(in_shape, (weight.shape[0], *out), weight, stride, padding, dilation, groups, tuple(left_over))
 
 
 def total(tensors: Iterable[Tensor]) -> Tensor:

@@ -23,17 +23,14 @@ from ..reading.read import read
 from .ball import scaled
 from .bends import Limit, NotDense
 from .box import Box, Region, check_box
-from .certificate import certified_shares
-from .fields import fields
-from .intervals import Given, Interval, KinkRows, Local, Rows, local_network
-from .layered import shared_scales
+from .ends import by_certificate
+from .intervals import Given, Local, local_network
 from .solve import Wanted, proven, solve_all
-from .start import shared, starts
+from .start import starts
 
 ROWS = 6000  # kinks whose rows are formed
 LARGE = 4500  # kinks whose multipliers are improved: what time and memory allow
 DEAR, LEAST_STEPS = 1500, 4  # kinks from which fewer steps are taken, since each is dearer; and how few
-SMALL = 3e7  # rows times the cube of the size, from which on ends are not refined by the certificate
 UP = 1e-14  # outward, for a few operations
 
 
@@ -220,49 +217,3 @@ class Job:
         better = lines.clone()
         better[open_] = torch.maximum(lines[open_], proven(ball, solved))
         return better, solved.steps
-
-
-def by_certificate(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
-    """Better ends of some rows: with scales of layers tuned for those that see the same; for each, if cheap."""
-    low, high = by_shares(kinks, rows, ends)
-    at = ((low < 0) & (high > 0)).nonzero()[:, 0]
-    if len(kinks) == 0 or len(at) == 0:
-        return low, high
-    if len(at) * (len(kinks) + len(at)) ** 3 <= SMALL:
-        both = Rows.join(rows.pick(at), -rows.pick(at))
-        ball = scaled(kinks, both)
-        solved = solve_all(ball, starts(kinks, both), Wanted(torch.full_like(both.y0, torch.inf), 1.0, steps=0))
-        return _closer((low, high), at, proven(ball, solved))
-    for field in fields(kinks, rows, at):
-        both = Rows.join(field.rows, -field.rows)
-        ball, mu = scaled(field.kinks, both), shared(field.kinks)
-        mu = shared_scales(ball.relaxation, ball.functions, both.y0, mu)
-        low, high = _closer((low, high), field.which, certified_shares(ball, mu))
-    return low, high
-
-
-def by_shares(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
-    """Better ends of some rows: by lines, and by the certificate with multipliers that a cheaper bound has.
-
-    Those of the joint bound make the ends hardly shorter than it does: not worth a large factorisation.
-    """
-    low, high = by_lines(kinks, rows, ends)
-    at = ((low < 0) & (high > 0)).nonzero()[:, 0]
-    known = len(kinks) > DEAR and bool((kinks.joint > 0).any())
-    if len(kinks) == 0 or len(at) == 0 or known:
-        return low, high
-    both = Rows.join(rows.pick(at), -rows.pick(at))
-    return _closer((low, high), at, certified_shares(scaled(kinks, both), shared(kinks)))
-
-
-def _closer(ends: Interval, at: Tensor, below: Tensor) -> Interval:
-    """With lower bounds of the rows `at`, and then of their negatives."""
-    low, high = ends[0].clone(), ends[1].clone()
-    low[at] = torch.maximum(low[at], below[: len(at)])
-    high[at] = torch.minimum(high[at], -below[len(at) :])
-    return low, high
-
-
-def by_lines(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
-    """Better ends of some rows, by lines."""
-    return torch.maximum(ends[0], kinks.lines(rows).lower), torch.minimum(ends[1], -kinks.lines(-rows).lower)

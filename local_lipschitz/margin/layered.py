@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .reduced import Point, Reduced
-from .relaxation import Relaxation, best_scales
+from .relaxation import Relaxation
 
 STEPS, SHARED_STEPS = 8, 6
 ENOUGH = 1e-2  # of how far t is below the nominal value: a step that gains less is the last
@@ -103,13 +103,13 @@ def shared_scales(relaxation: Relaxation, functions: Tensor, nominal: Tensor, mu
     nominal: (K,) their values at x0. Makes Σ log (nominal_k − t_k) small, over some that stand for all; one
     factorisation a step serves them all.
     """
-    stride = -(-len(functions) // TUNED)
+    stride, reduced = -(-len(functions) // TUNED), Reduced.of(relaxation)
     functions, nominal = functions[::stride], nominal[::stride]
-    best, length = _shared(relaxation, functions, nominal, mu), 1.0
+    best, length = _shared(reduced, functions, nominal, mu), 1.0
     for _ in range(SHARED_STEPS):
         if best is None or length < LEAST:
             break
-        found = _shared(relaxation, functions, nominal, (length * best.step).exp()[None] @ best.parts)
+        found = _shared(reduced, functions, nominal, (length * best.step).exp()[None] @ best.parts)
         if found is None or not found.value < best.value:
             length *= 0.3
             continue
@@ -128,20 +128,15 @@ class _Shared:
     step: Tensor
 
 
-def _shared(relaxation: Relaxation, functions: Tensor, nominal: Tensor, mu: Tensor) -> _Shared | None:
-    M = relaxation.matrix(torch.cat([torch.zeros_like(mu[:, :1]), mu[:, 1:]], 1))[0]
-    L, bad = torch.linalg.cholesky_ex(M[1:, 1:])
-    if int(bad):
+def _shared(reduced: Reduced, functions: Tensor, nominal: Tensor, mu: Tensor) -> _Shared | None:
+    found = reduced.shared(mu[0], functions)
+    if found is None:
         return None
-    scale, y = best_scales(M, L, functions)
-    t = functions[:, 0] + scale * M[0, 0] + (y * (0.5 * functions[:, 1:].mT + scale * M[1:, :1])).sum(0)
-    fall = (nominal - t).clamp(min=1e-300)
-    parts, xi = groups(relaxation, mu), torch.cat([torch.ones_like(y[:1]), y]).mT
-    moved = torch.stack([relaxation.acting(parts, x) for x in xi])  # A_i ξ_k, (K, L, N)
-    weight = scale / fall
-    slope = ((moved * xi[:, None]).sum(2) * weight[:, None]).sum(0)
-    half = torch.linalg.solve_triangular(L, (weight.sqrt()[:, None, None] * moved[..., 1:]).mT, upper=False)
-    half = half.flatten(0, 1)
+    fall = (nominal - found.t).clamp(min=1e-300)
+    parts, weight = groups(reduced.relaxation, mu), found.scale / fall
+    moved = torch.stack([reduced.relaxation.acting(parts, xi) for xi in found.xi])  # A_i ξ_k, (K, L, N)
+    slope = ((moved * found.xi[:, None]).sum(2) * weight[:, None]).sum(0)
+    half = reduced.halves(found.at, (weight.sqrt()[:, None, None] * moved).flatten(0, 1)).reshape(-1, len(parts))
     H = 2.0 * half.mT @ half
     H.diagonal().add_(slope.abs() + 1e-4 * H.diagonal() + 1e-300)
     step = torch.linalg.solve(H, slope)

@@ -58,6 +58,16 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """Of functions with the same multipliers: each its best scale and t, (K,), and the minimum of ξᵀZξ, (K, N)."""
+
+    at: Point
+    scale: Tensor
+    t: Tensor
+    xi: Tensor
+
+
+@dataclass(frozen=True)
 class Reduced:
     """rows: (R, n) what the rows of the `relaxation` see of r. kept: (V,) its kinks. place: (G,) their columns, or −1.
 
@@ -182,6 +192,37 @@ class Reduced:
             hats = hats - inside.mT @ root.flatten(0, 1)
             parts.append(inside)
         return torch.cat([torch.linalg.solve_triangular(at.L, hats[:, 1:].mT, upper=False), *parts])
+
+    def shared(self, mu: Tensor, functions: Tensor) -> Shared | None:
+        """For functions c·ξ (K, N): the best scale s of multipliers mu (M,), and what they prove; None for nothing.
+
+        t(s) = c_0 + s m_00 − ‖c/2 + s m_0‖² in the metric (s M_11)⁻¹, M the matrix of mu.
+        """
+        at = self.point(mu, torch.zeros_like(functions[0]))
+        if at is None:
+            return None
+        without_t, one = mu[None].clone(), torch.zeros_like(functions[0])
+        without_t[:, 0], one[0] = 0.0, 1.0
+        m = self.relaxation.acting(without_t, one)
+        solved = self.halves(at, torch.cat([0.5 * functions, m]))
+        rest = (solved[:, -1].square().sum() - m[0, 0]).clamp(min=torch.finfo(m.dtype).tiny)
+        scale = (solved[:, :-1].square().sum(0) / rest).sqrt().clamp(min=1e-12)
+        half = solved[:, :-1] / scale + solved[:, -1:]
+        t = functions[:, 0] + scale * (m[0, 0] - half.square().sum(0))
+        return Shared(at, scale, t, self._minima(at, half))
+
+    def _minima(self, at: Point, half: Tensor) -> Tensor:
+        """ξ (K, N), 1 and minus the x whose `halves` these (N − 1, K) are."""
+        first, used = 1 + self.relaxation.span, len(at.L)
+        x = torch.linalg.solve_triangular(at.L.mT, half[:used], upper=True)
+        xi = half.new_zeros(half.shape[1], self.relaxation.size)
+        xi[:, 0], xi[:, 1:first], xi[:, first + self.kept] = 1.0, -x[: first - 1].mT, -x[first - 1 :].mT
+        for cells, (L, root) in zip(self.cells, at.factors, strict=True):
+            inside = half[used : used + cells.gone.numel()].reshape(*cells.gone.shape, -1) - root[..., 1:] @ x
+            used += cells.gone.numel()
+            gone = torch.linalg.solve_triangular(L.mT, inside, upper=True)
+            xi[:, first + cells.gone.flatten()] = -gone.flatten(0, 1).mT
+        return xi
 
     def hats(self, at: Point) -> tuple[Tensor, Tensor]:
         """â of every p, (G, n), and of every row, (R, n)."""

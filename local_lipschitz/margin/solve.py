@@ -112,11 +112,13 @@ class _Work:
     def share(self, mu: Tensor, which: Tensor) -> Tensor:
         """What multipliers (1, M) prove of functions `which` (k,), up to a scale; these scales, NaN for nothing."""
         began = time.monotonic()
-        scale, t = self.relaxation.shares(mu, self.ball.functions[which])
+        found = self.reduced.shared(mu[0], self.ball.functions[which])
         self.took = time.monotonic() - began
+        if found is None:
+            return torch.full_like(self.result.t[which], torch.nan)
         for j, k in enumerate(which.tolist()):
-            self.note(k, scale[j] * mu, t[j])
-        return torch.where(t.isfinite(), scale, torch.nan)
+            self.note(k, found.scale[j] * mu, found.t[j])
+        return found.scale
 
     def note(self, k: int, mu: Tensor, t: Tensor) -> bool:
         """Whether these multipliers (1, M), of which t is the largest, are the best so far of function k."""

@@ -128,9 +128,7 @@ def total_reach(rows: dict[str, Tensor], sources: dict[str, Source]) -> Tensor:
     return total(reaches) * (1.0 + REACH_SLACK)
 
 
-def _slopes(
-    op: Activation, y0: Tensor, eps: Tensor | None, reach: Tensor, off: Tensor
-) -> tuple[Interval, Interval]:
+def _slopes(op: Activation, y0: Tensor, eps: Tensor | None, reach: Tensor, off: Tensor) -> tuple[Interval, Interval]:
     """To the left and to the right of every y0, (1 or B, *shape): any slope of φ for eps None, else those in reach."""
     if eps is None:
         lo, hi = (slope.expand_as(y0) for slope in op.slope_range(y0))

@@ -128,5 +128,3 @@ def cast_to(dtype: torch.dtype):
 def type_of(x: Traced, dtype: Any = None, non_blocking: bool = False) -> Traced | str:
     """x.type() is a name, x.type(dtype) a cast."""
     return torch.empty(0, dtype=x.dtype, device=x.device).type() if dtype is None else cast(x, dtype)
-
-

@@ -140,5 +140,3 @@ def mv(x: Operand, other: Operand) -> Traced:
     if not is_traced(x):
         raise UnsupportedLayerError(f"A.mv(x): {MIXES}")
     return matmul(x, other)
-
-

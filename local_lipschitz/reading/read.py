@@ -22,6 +22,7 @@ from .tracer import Reader
 
 FULL = (torch.float32, torch.float64)
 
+
 @torch.no_grad()
 def read(net: nn.Module, x0: Tensor) -> Graph:
     """The layers of `net` for inputs like x0 (B, *input shape).

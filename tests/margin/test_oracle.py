@@ -12,8 +12,9 @@ from local_lipschitz import local_bound, margin_bound
 from local_lipschitz.joint.bound import Job, Result
 from local_lipschitz.margin.ball import scaled
 from local_lipschitz.margin.bends import Limit
-from local_lipschitz.margin.bound import ROWS, by_certificate
+from local_lipschitz.margin.bound import ROWS
 from local_lipschitz.margin.box import Region
+from local_lipschitz.margin.ends import by_certificate
 from local_lipschitz.margin.intervals import Given, Local, local_network
 from local_lipschitz.margin.start import from_joint
 from local_lipschitz.product.propagation import propagate

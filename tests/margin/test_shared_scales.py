@@ -8,7 +8,7 @@ from test_reduced import dense, kinks, of
 from torch import Tensor, nn
 
 from local_lipschitz import margin_bound
-from local_lipschitz.margin import bound
+from local_lipschitz.margin import bound, ends
 from local_lipschitz.margin.ball import scaled
 from local_lipschitz.margin.kinks import Interval, KinkRows, Rows
 from local_lipschitz.margin.layered import kinds, rescaled, shared_scales
@@ -33,14 +33,14 @@ def test_no_point_of_the_ball_is_below_and_nothing_is_lost(seed, monkeypatch):
     net, x0 = pooled(seed)
     widths = []
 
-    def watched(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
-        before, after = bound.by_lines(kinks, rows, ends), by_certificate(kinks, rows, ends)
+    def watched(kinks: KinkRows, rows: Rows, given: Interval) -> Interval:
+        before, after = ends.by_lines(kinks, rows, given), by_certificate(kinks, rows, given)
         assert bool((after[0] >= before[0]).all()) and bool((after[1] <= before[1]).all())
         widths.append([float((high - low).sum()) for low, high in (before, after)])
         return after
 
     by_certificate = bound.by_certificate
-    monkeypatch.setattr(bound, "SMALL", 0.0)
+    monkeypatch.setattr(ends, "SMALL", 0.0)
     monkeypatch.setattr(bound, "by_certificate", watched)
     ours = margin_bound(net, x0, 0.8, effort=2)
     assert ours.status == ["margin"] and min(after / before for before, after in widths) < 0.97
