@@ -41,7 +41,6 @@ from local_lipschitz.attacks.gradient import (
 from networks import mnist as network
 from script_tools import certificates, command_line, results
 from script_tools.certificates import CERTIFICATES, DECISIONS, METHODS, PROOFS
-from script_tools.decided_radius import decided_radius
 from script_tools.distances import ATTACKS, Distances, contradictions, from_arrays, table, to_arrays
 
 QUICK = [*certificates.QUICK, *ATTACKS]
@@ -81,7 +80,7 @@ def certified_distances(
     """One of the certificates. ‖Δx‖ ≤ r in normalised units holds wherever ‖Δ pixels‖ ≤ r·(smallest std)."""
     start = time.perf_counter()
     if method in DECISIONS:
-        radii, limiting = decided_radius(net, x0, DECISIONS[method].decide, args.joint_rtol, args.seed)
+        radii, limiting = DECISIONS[method].radius(net, x0, args.joint_rtol, args.seed)
     else:
         radii, limiting = by_bound(net, x0, args, method)
     radius = radii.cpu().numpy()

@@ -24,7 +24,7 @@ from .inputs import check_between, check_input, check_label, other_classes
 from .joint.bound import joint_bound
 from .layers.graph import Graph
 from .layers.rounding import logits
-from .margin.bound import margin_bound
+from .margin.bound import MarginBound, margin_bound
 from .numerics import gamma_n
 from .precision import no_tf32
 from .printing import certainty, counter, values
@@ -67,7 +67,7 @@ class Radius:
 @no_tf32()
 @torch.no_grad()
 def certified_radius(
-    net: nn.Module, x0: Tensor, bound: Callable[..., Bound] = local_bound, margins: str = "pairwise", *,
+    net: nn.Module, x0: Tensor, bound: Callable[..., Bound | MarginBound] = local_bound, margins: str = "pairwise", *,
     label: Tensor | None = None, rtol: float = 1e-4, progress: bool = False, **bound_options: Any,
 ) -> Radius:  # fmt: skip
     """The largest radius, to a relative `rtol`, within which `bound` proves that the class does not change.
@@ -130,7 +130,7 @@ class _Certificate:
 
     net: nn.Module
     x0: Tensor
-    bound: Callable[..., Bound]
+    bound: Callable[..., Bound | MarginBound]
     margins: str
     label: Tensor
     others: Tensor
@@ -267,7 +267,9 @@ def _next(low: tuple[Tensor, Tensor], high: tuple[Tensor, Tensor], slow: Tensor,
 
 def _start(certificate: _Certificate, held: Tensor) -> Radius:
     """Where to begin: the radius by the global bound, or roughly that by the next cheaper one for a dearer bound."""
-    cheaper = {local_bound: global_bound, margin_bound: joint_bound}.get(certificate.bound, local_bound)
+    cheaper: Callable[..., Bound | MarginBound] = local_bound
+    if certificate.bound in (local_bound, margin_bound):
+        cheaper = global_bound if certificate.bound is local_bound else joint_bound
     known = ("tolerance", "failure_probability", "seed")
     options = {key: value for key, value in certificate.options.items() if key in known}
     certificate = replace(certificate, bound=cheaper, options=options)

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from local_lipschitz import Bound, global_bound, joint_bound, local_bound
-from script_tools.decided_radius import Decide, by_branching, by_margin
+from script_tools.decided_radius import branching_radius, margin_radius
 
 RULES = {"paper": "the paper's rule", "pairwise": "pairwise"}  # from a bound to a radius: `margins` of certified_radius
 
@@ -57,15 +59,15 @@ CERTIFICATES = {
 
 @dataclass(frozen=True)
 class Deciding:
-    """A proof that a class holds on one ball; its radius is found by asking (script_tools/decided_radius.py)."""
+    """A proof that a class holds on one ball; radius(net, x0, rtol, seed) has (radius, limiting class), (B,) each."""
 
-    decide: Decide
+    radius: Callable[..., tuple[Tensor, Tensor]]
     label: str
 
 
 DECISIONS = {
-    "margin": Deciding(by_margin, "margin bound"),
-    "branching": Deciding(by_branching, "branching"),
+    "margin": Deciding(margin_radius, "margin bound"),
+    "branching": Deciding(branching_radius, "branching"),
 }
 
 METHODS = {method: (row, rule) for row in CERTIFICATES.values() for method, rule in row.methods.items()}

@@ -45,13 +45,15 @@ def decided_radius(net: nn.Module, x0: Tensor, decide: Decide, rtol: float, seed
     return radii, limiting
 
 
-def by_margin(net: nn.Module, x0: Tensor, eps: float, label: Tensor) -> Decision:
-    """By the margin certificate alone."""
-    classes = net(x0).shape[1]
-    unit = torch.eye(classes, dtype=torch.float64, device=x0.device)
-    others = [c for c in range(classes) if c != int(label)]
-    lower = margin_bound(net, x0, eps, outputs=unit[label] - unit[others], target=0.0).lower
-    return Decision(bool((lower > 0).all()), smallest(lower, label, classes))
+def margin_radius(net: nn.Module, x0: Tensor, rtol: float, seed: int) -> tuple[Tensor, Tensor]:
+    """(radius (B,), limiting class (B,)) by the margin certificate alone."""
+    result = certified_radius(net, x0, margin_bound, rtol=rtol, seed=seed)
+    return result.radius, result.limiting_class
+
+
+def branching_radius(net: nn.Module, x0: Tensor, rtol: float, seed: int) -> tuple[Tensor, Tensor]:
+    """(radius (B,), limiting class (B,)) by everything that `verify` does."""
+    return decided_radius(net, x0, by_branching, rtol, seed)
 
 
 def by_branching(net: nn.Module, x0: Tensor, eps: float, label: Tensor) -> Decision:

@@ -87,6 +87,22 @@ def test_t_and_its_point_are_those_of_the_whole_matrix(seed, boxed):
 
 
 @CASES
+def test_scales_and_minima_are_those_of_the_whole_matrix(seed, boxed):
+    ball, reduced, mu = of(seed, boxed)
+    scale, t = ball.relaxation.shares(mu, ball.functions)
+    found = reduced.shared(mu[0], ball.functions)
+    assert found is not None
+    torch.testing.assert_close(found.scale, scale, rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(found.t, t, rtol=1e-9, atol=1e-9)
+    for k in range(len(t)):
+        Z = dense(ball.relaxation, scale[k] * mu, 0.0, ball.functions[k])
+        x = torch.linalg.solve(Z[1:, 1:], Z[1:, 0])
+        torch.testing.assert_close(found.xi[k], torch.cat([torch.ones(1).double(), -x]), rtol=1e-8, atol=1e-9)
+    mu[:, 1] = -100.0
+    assert reduced.shared(mu[0], ball.functions) is None
+
+
+@CASES
 def test_multipliers_without_a_bound_are_told(seed, boxed):
     ball, reduced, mu = of(seed, boxed)
     mu[:, 1] = -100.0
