@@ -38,6 +38,7 @@ GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they a
 STEEP = 3.0  # d log h / d log ε that is taken for upward steps of bounds whose failures are dear,
 STEEPER = 1.7  # or, if that is less, so many times the slope that was seen last
 MAX_EVALUATIONS = 60
+ROUGH, ROUGHER = 0.1, 0.25  # tolerances of the radii to begin with, by the local and by the joint bound
 BEYOND = 1.15  # the step upwards of the margin bound, whose failures are the dearest, from where the joint one ends
 VAGUE = 1e-6  # of the margin: an error of the outputs that more work is spent on
 JUMP = 4.0  # d log h / d log ε that is taken for a jump
@@ -273,4 +274,6 @@ def _start(certificate: _Certificate, held: Tensor) -> Radius:
     known = ("tolerance", "failure_probability", "seed")
     options = {key: value for key, value in certificate.options.items() if key in known}
     certificate = replace(certificate, bound=cheaper, options=options)
-    return _closed_form(certificate, held) if cheaper is global_bound else _search(certificate, held, rtol=0.1)
+    if cheaper is global_bound:
+        return _closed_form(certificate, held)
+    return _search(certificate, held, ROUGH if cheaper is local_bound else ROUGHER)
