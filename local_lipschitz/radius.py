@@ -37,6 +37,7 @@ EPS_MIN, EPS_MAX = 1e-15, 1e9  # the radii that are searched
 GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they are far from holding
 STEEP = 3.0  # d log h / d log ε that is taken for upward steps of bounds whose failures are dear,
 STEEPER = 1.7  # or, if that is less, so many times the slope that was seen last
+TOLD = 0.9  # times the h that is enough: one nearer to that may only be where the work ended, and tells no slope
 MAX_EVALUATIONS = 60
 ROUGH, ROUGHER = 0.1, 0.25  # tolerances of the radii to begin with, by the local and by the joint bound
 BEYOND = 1.15  # the step upwards of the margin bound, whose failures are the dearest, from where the joint one ends
@@ -217,7 +218,8 @@ def _search(certificate: _Certificate, held: Tensor, rtol: float, progress: bool
         up, down = i[holds], i[~holds]
         if careful:
             seen = (h[holds].log() - f_lo[up]) / (eps[up] / lo[up]).log()
-            steep[up] = torch.where(lo[up] > 0, STEEPER * seen, STEEP).clamp(1.0, STEEP)
+            told = (lo[up] > 0) & (h[holds] < TOLD * (1.0 - rtol))
+            steep[up] = torch.where(told, STEEPER * seen, STEEP).clamp(1.0, STEEP)
         lo[up], f_lo[up], limiting[up] = eps[up], h[holds].log(), worst[holds]
         hi[down], f_hi[down] = eps[down], h[~holds].log()
         active[up] = h[holds] < 1.0 - rtol

@@ -30,7 +30,7 @@ ALONE = 200  # effort from which each output gets multipliers of its own: about 
 SHARE = 0.5  # of the free memory,
 HELD, HELD_ROWS = 10, 3  # for so many matrices of the size of all groups, and copies of their Q, at once
 CUBE = {"cpu": 2.5e11, "cuda": 1e13}  # (groups)³ that take no more than a second or so to factorise
-DEAR, LEAST_STEPS = 3400, 3  # groups, none eliminated, from which fewer steps are taken, since each is dearer; how few
+DEAR, LEAST_STEPS = 2000, 3  # groups, none eliminated, from which fewer steps are taken, since each is dearer; how few
 WORK = 2e12  # multiplications spent on rows, or
 ROWS = 600  # times those of the operator
 TUNED = 256  # functions that stand for all those of a layer when its multipliers are tuned
@@ -56,14 +56,14 @@ class DenseGroups(Groups):
             raise TooManyGroups
         found = Functions(self, *rows(candidates))
         if len(self.mu):
-            self.mu = found.some(TUNED).improve(self.mu, self._affordable(self.steps), True)
+            self.mu = found.some(TUNED).improve(self.mu, self._affordable(self.steps), True, last=False)
         return found
 
     def _affordable(self, steps: int) -> int:
         """Fewer steps where each takes longer."""
         sets = self.eliminated()
         work = step_work(self.Q.shape[1], 0 if sets is None else len(sets.place), len(self.mu))
-        return affordable(steps, round(work ** (1 / 3)), DEAR, 5, LEAST_STEPS)
+        return affordable(steps, round(work ** (1 / 3)), DEAR, 2, LEAST_STEPS)
 
     def add(self, found: Functions, kept: Tensor, elements: Elements) -> None:
         """μ ∝ S_gg for the new groups, twice what makes W positive definite."""

@@ -16,8 +16,9 @@ from torch import Tensor
 
 MEMORY = 12  # pairs that L-BFGS keeps
 FIRST_STEP = 0.5  # in log μ
+GROWTH = 2.0  # of a step over the one before, at most: steps that leave W ≻ 0 would be tried again and again
 TINY = 1e-290
-STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
+STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps, unless told otherwise
 PATIENCE = 6
 
 
@@ -49,7 +50,7 @@ def affordable(steps: int, size: int, dear: int, power: int, least: int) -> int:
     return max(min(steps, least), round(steps * min(1.0, dear / max(1, size)) ** power))
 
 
-def descend(evaluate: Evaluate, mu: Tensor, steps: int) -> tuple[Tensor, int, Point | None]:
+def descend(evaluate: Evaluate, mu: Tensor, steps: int, stall: float = STALL) -> tuple[Tensor, int, Point | None]:
     """Minimise over θ = log μ from a feasible start; `steps` evaluations at most: (μ, evaluations, the last point).
 
     L-BFGS with the inverse of |positive| + |negative| part of the gradient as its initial Hessian: each part is the
@@ -58,9 +59,10 @@ def descend(evaluate: Evaluate, mu: Tensor, steps: int) -> tuple[Tensor, int, Po
     point, used, theta = evaluate(mu), 1, mu.log()
     history: list[tuple[Tensor, Tensor]] = []
     values: list[float] = []
+    known = math.inf  # a step that was found to be short enough
     while point is not None and not point.enough and used < steps:
         values.append(point.value)
-        if len(values) > PATIENCE and values[-1 - PATIENCE] - point.value < STALL:
+        if len(values) > PATIENCE and values[-1 - PATIENCE] - point.value < stall:
             break
         scale = point.up + point.down
         scale = scale + 1e-3 * scale.mean() + torch.finfo(theta.dtype).tiny
@@ -73,7 +75,7 @@ def descend(evaluate: Evaluate, mu: Tensor, steps: int) -> tuple[Tensor, int, Po
         longest = float(direction.abs().max())
         if longest == 0.0 or not math.isfinite(longest):
             break
-        step, trial = min(1.0, (2.0 if history else FIRST_STEP) / longest), None
+        step, trial = min(1.0, (2.0 if history else FIRST_STEP) / longest, GROWTH * known), None
         while used < steps:
             trial = evaluate((theta + step * direction).exp())
             used += 1
@@ -87,7 +89,7 @@ def descend(evaluate: Evaluate, mu: Tensor, steps: int) -> tuple[Tensor, int, Po
         change, moved = trial.gradient - point.gradient, step * direction
         if float(change @ moved) > 1e-12 * float(moved.norm() * change.norm()):
             history = [*history[-MEMORY + 1 :], (moved, change)]
-        theta, point = theta + moved, trial
+        theta, point, known = theta + moved, trial, step
     return theta.exp() if used > 1 else mu, used, point
 
 

@@ -40,17 +40,17 @@ class Factor:
         first: the kinks that are eliminated, or QQᵀ where none are.
         """
         unit, diagonal = mu.sqrt(), 1.0 - slack - least / mu
-        Q, T = rows[0] / unit[:, None], (rows[1] / unit[:, None]).mul_(unit)
+        k = len(first.place) if isinstance(first, Sets) else 0
+        Q, T = rows[0] / unit[:, None], (rows[1][k:] / unit[k:, None]).mul_(unit)
         if isinstance(first, Sets):
-            k = len(first.place)
             kinks = FirstKinks(first.scaled(unit[:k], Q.dtype), Q[:k])
             gone = kinks.eliminate(torch.ones_like(unit[:k]), diagonal[:k])
             if gone is None:
                 return None
-            H = gone.rows(Q[k:], T[k:, :k])
-            W, T = minus_gram(H), T[k:, k:]
+            H = gone.rows(Q[k:], T[:, :k])
+            W, T = minus_gram(H), T[:, k:]
         else:
-            k, gone, H, W = 0, None, Q.T, (first / unit[:, None]).div_(unit).neg_()
+            gone, H, W = None, Q.T, (first / unit[:, None]).div_(unit).neg_()
         add_gram(W, T, [(a - k, b - k) for a, b in spans if a >= k], -1.0)
         W.diagonal().add_(diagonal[k:])
         L = _cholesky(W)

@@ -6,13 +6,14 @@ docs/joint_bound.md, sections 3, 4 and 6.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from ..joint_operator import Passes, RowErrors
-from .certificate import ATTEMPTS, are_proven, is_proven
+from .certificate import ATTEMPTS, LEAST, are_proven, is_proven
 from .groups import RESULT_SLACK, Groups
 from .interior import Wanted, improve
 from .passes import Infeasible
@@ -97,15 +98,10 @@ class Functions:
 
     def proven(self, mu: Tensor, each: bool) -> Tensor:
         """The same, with Cholesky factorisations as their proof; inf where these do not run through."""
-        terms, slack = self.delta.shape[1] + len(mu), self.groups.slack(self.among)
+        slack = self.groups.slack(self.among)
         gamma = (self.diagonal(mu) if each else torch.linalg.eigvalsh(self.matrix(mu))[-1:]) * (1.0 + 2.0 * slack)
-        cross, gram = self.NQ + (self.P * mu) @ self.groups.T.T, self.groups.gram(mu)
-        if each:
-            borders = cross, self.NN_diagonal + (self.P.square() * mu).sum(1)
-            check = partial(are_proven, gram, mu, borders, terms=terms)
-        else:
-            gram = torch.cat([torch.cat([gram, cross.T], 1), torch.cat([cross, self.NN + (self.P * mu) @ self.P.T], 1)])
-            check = partial(self._together, gram, mu, terms=terms)
+        by_factor = len(mu) > 0 and mu.device.type == "cpu" and self.groups.eliminated() is not None
+        check = partial(self._last_rows, mu, each) if by_factor else self._whole_matrix(mu, each)
         for attempt in range(ATTEMPTS):
             proven = check(gamma)
             if bool(proven.all()):
@@ -114,6 +110,24 @@ class Functions:
         else:
             gamma = torch.where(check(gamma), gamma, math.inf)
         return self._outward(gamma, mu, each)
+
+    def _last_rows(self, mu: Tensor, each: bool, gamma: Tensor) -> Tensor:
+        """(k,) or (1,) bool: whether the factor of W(μ) goes on with rows for the functions, γ on their diagonal."""
+        X, diagonal = self.rows(mu) / gamma.clamp(min=LEAST).sqrt()[:, None], 1.0 - self.groups.slack(self.among)
+        zero = (self.delta == 0.0).all(1) & (self.P == 0.0).all(1)
+        if each:
+            return zero | ((X.square().sum(1) < diagonal) & (gamma > LEAST))
+        L, info = torch.linalg.cholesky_ex(torch.diag(X.new_full((len(X),), diagonal)) - X @ X.T)
+        return zero.all() | ((info == 0) & torch.isfinite(L).all() & (gamma > LEAST))
+
+    def _whole_matrix(self, mu: Tensor, each: bool) -> Callable[[Tensor], Tensor]:
+        """The same of γ by a factorisation of its own."""
+        terms, gram = self.delta.shape[1] + len(mu), self.groups.gram(mu)
+        cross = self.NQ + (self.P * mu) @ self.groups.T.T
+        if each:
+            return partial(are_proven, gram, mu, (cross, self.NN_diagonal + (self.P.square() * mu).sum(1)), terms=terms)
+        gram = torch.cat([torch.cat([gram, cross.T], 1), torch.cat([cross, self.NN + (self.P * mu) @ self.P.T], 1)])
+        return partial(self._together, gram, mu, terms=terms)
 
     @staticmethod
     def _together(gram: Tensor, mu: Tensor, gamma: Tensor, terms: int) -> Tensor:
@@ -145,15 +159,18 @@ class Functions:
         F = torch.linalg.eigh(self.matrix(mu))[1][:, -count:].T
         return Functions(self.groups, F @ self.delta, F @ self.P, F.abs() @ self.error, True, self.among)
 
-    def improve(self, mu: Tensor, steps: int, each: bool, target: Tensor | None = None) -> Tensor:
+    def improve(
+        self, mu: Tensor, steps: int, each: bool, target: Tensor | None = None, last: bool = True
+    ) -> Tensor:
         """Better multipliers for the mean of log S_ii (`each`), or else for the largest eigenvalue of S.
 
-        `steps` steps at most. Ends where the bounds are below their targets, or seen to stay far above.
+        `steps` steps at most. Ends where the bounds are below their targets, or seen to stay far above. last: as in
+        interior.py.
         """
         if len(mu) == 0:
             return mu
         NN = self.NN_diagonal if each else self.NN
-        found = improve(self.groups, Wanted(self.delta, self.P, NN, target), mu, steps)
+        found = improve(self.groups, Wanted(self.delta, self.P, NN, target), mu, steps, last)
         for part in (0.0, 0.01, 0.1, 0.5):
             mixed = found + part * (mu - found) if part else found  # the feasible multipliers are a convex set
             if self.groups.factor(mixed, self.among) is not None:

@@ -18,17 +18,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .descent import Point, descend, inverse_of, log_norm, mixing, newton
+from .descent import STALL, Point, descend, inverse_of, log_norm, mixing, newton
 from .first_kinks import Acts, FirstKinks
 from .groups import Groups
 from .triangles import add_gram, minus_gram
 
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
 STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.0005))
-EASY = 1  # stages in which Newton steps are not needed
+CENTRAL = (8.0, 2.0)  # before these, where many steps are to come: away from the boundary
+EASY = 0.1  # τ of the stages in which Newton steps are not needed, at least
 NEWTON = 1000  # groups, from which they do not pay
 SINGLE = 500  # groups, from which the other steps are in single precision
 FEWEST = 10  # quasi-Newton steps of a stage, of those that are left
+STALLED = 5e-3  # of τ: a fall of the objective that is not worth waiting for in this stage
 SURE = {torch.float64: 1e-6, torch.float32: 1e-3}  # that values are below their targets before they are proven
 FAR = 1.1  # times its target: a value that is seen to stay above that
 
@@ -50,18 +52,23 @@ class Wanted:
         return self.NN.dim() == 1
 
 
-def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int) -> Tensor:
-    """Better multipliers μ; `steps` steps at most. Ends where targets are reached, or seen to be out of reach."""
+def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int, last: bool = True) -> Tensor:
+    """Better multipliers μ; `steps` steps at most. Ends where targets are reached, or seen to be out of reach.
+
+    last: whether they are as good as they get after this, and not improved again for other functions.
+    """
     dtype, whole = torch.float64 if len(mu) <= SINGLE else torch.float32, len(mu) <= NEWTON
     rough = Interior(groups, wanted, mu, dtype, whole)
     start = mu
-    for stage, (p, scaled_tau) in enumerate(STAGES):
+    stages = (CENTRAL, *STAGES) if last and steps >= FEWEST else STAGES
+    for p, scaled_tau in stages:
         if steps <= 1:
             break
         tau = scaled_tau / len(mu)
-        if stage < EASY or len(mu) > NEWTON:
-            share = max(FEWEST, steps // 2) if stage + 1 < len(STAGES) else steps
-            mu, used, point = descend(partial(rough.point, p=p, tau=tau), mu, min(steps, share))
+        if scaled_tau > EASY or len(mu) > NEWTON:
+            share = steps if (p, scaled_tau) == stages[-1] else max(FEWEST, steps // 2)
+            stall = max(STALL, STALLED * scaled_tau)
+            mu, used, point = descend(partial(rough.point, p=p, tau=tau), mu, min(steps, share), stall)
         else:
             exact = rough if rough.dtype is torch.float64 else Interior(groups, wanted, start, torch.float64)
             mu, used, point = newton(partial(exact.point, p=p, tau=tau, second=True), mu, steps, 0.1 * scaled_tau)

@@ -92,3 +92,28 @@ def test_factor_of_no_positive_definite_matrix():
         mu = groups.mu.clone()
         mu[kinks] *= 1e-6
         assert groups.factor(mu, 1) is None
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("seed", [0, 4, 6, 12])
+def test_the_factor_proves_what_the_whole_matrix_proves(seed, each, monkeypatch):
+    """γ just above λ_max(S), or S_ii, is proven and not below; rows that are zero have gain 0, tiny ones have not."""
+    monkeypatch.setattr(groups_module, "pays", lambda inputs, first, groups: True)
+    operator, groups = linearised(*random_network(seed), 0.5)
+    found = rows(operator)
+    f, mu = Functions(groups, *found), groups.mu
+    W = torch.diag(mu) - groups.Q @ groups.Q.T - (groups.T * mu) @ groups.T.T
+    C = groups.Q @ f.delta.T + (groups.T * mu) @ f.P.T
+    S = f.delta @ f.delta.T + (f.P * mu) @ f.P.T + C.T @ torch.linalg.solve(W, C)
+    exact = S.diagonal() if each else torch.linalg.eigvalsh(S)[-1:]
+    live = exact > 1e-20
+    assert bool((f.proven(mu, each)[live] >= exact[live].sqrt()).all())
+    torch.testing.assert_close(f.proven(mu, each)[live], exact[live].sqrt(), rtol=1e-6, atol=0.0)
+    assert bool(f._last_rows(mu, each, exact * (1.0 + 1e-6))[live].all())
+    assert not bool(f._last_rows(mu, each, exact * (1.0 - 1e-9))[live].any())
+    whole = f._whole_matrix(mu, each)
+    assert bool(whole(exact * (1.0 + 1e-6))[live].all()) and not bool(whole(exact * (1.0 - 1e-9))[live].any())
+    for scale, proven in ((0.0, True), (1e-170, False)):
+        kept = f.part(live) if each else f
+        tiny = Functions(groups, scale * kept.delta, scale * kept.P, kept.error)
+        assert bool(tiny._last_rows(mu, each, 0.0 * exact[live]).all()) is proven
