@@ -19,6 +19,7 @@ from .relaxation import Relaxation
 STEPS, SHARED_STEPS = 8, 6
 ENOUGH = 1e-2  # of how far t is below the nominal value: a step that gains less is the last
 OTHERS = 0.2  # of the multipliers to begin with: all but the best
+MUCH = 0.1  # of how far t is below the nominal value: by what all are better than the best start alone
 TUNED = 32  # functions that stand for all of a layer
 FAR = 1.5  # of a logarithm in one step
 LEAST = 1e-3  # of a step
@@ -51,15 +52,23 @@ def kinds(relaxation: Relaxation, mu: Tensor) -> Tensor:
 def rescaled(reduced: Reduced, c: Tensor, several: list[Tensor], target: float, deadline: float) -> Point | None:
     """The best scales, by layers and kinds, of multipliers (1, M) each for function c (1, N), added up.
 
-    The first of them is the best; the others begin with a small weight, if that does no harm. Stops above the target.
+    The first of them is the best; the others begin with a small weight, which is tried first. Stops above the target.
     """
-    began, split = time.monotonic(), [kinds(reduced.relaxation, mu) for mu in several]
-    now, parts = reduced.point(split[0].sum(0), c[0]), split[0]
+    split = [kinds(reduced.relaxation, mu) for mu in several]
+    alone, found = reduced.point(split[0].sum(0), c[0]), None
     if len(several) > 1:
-        trial = torch.cat([(1.0 - OTHERS) * split[0], *(OTHERS / (len(split) - 1) * mu for mu in split[1:])])
-        found = reduced.point(trial.sum(0), c[0])
-        if found is not None and (now is None or found.t > now.t):
-            now, parts = found, trial
+        parts = torch.cat([(1.0 - OTHERS) * split[0], *(OTHERS / (len(split) - 1) * mu for mu in split[1:])])
+        found = _climbed(reduced, c, parts, target, deadline)
+        if found is not None and (alone is None or found.t - alone.t > MUCH * abs(float(c[0, 0]) - alone.t)):
+            return found
+    first = _climbed(reduced, c, split[0], target, deadline)
+    return max((point for point in (found, first) if point is not None), key=lambda point: point.t, default=None)
+
+
+def _climbed(reduced: Reduced, c: Tensor, parts: Tensor, target: float, deadline: float) -> Point | None:
+    """The best scales of these parts, from 1 on; None where their sum proves nothing."""
+    began = time.monotonic()
+    now = reduced.point(parts.sum(0), c[0])
     if now is None:
         return None
     took = time.monotonic() - began
