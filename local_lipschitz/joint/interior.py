@@ -25,7 +25,7 @@ from .triangles import add_gram, minus_gram
 
 # p of the norm that smooths the largest eigenvalue; τ of the barrier, times the number of groups
 STAGES = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01), (256.0, 0.002), (1000.0, 0.0005))
-CENTRAL = (8.0, 2.0)  # before these, where many steps are to come: away from the boundary
+CENTRAL = (8.0, 2.0)  # before these, where no Newton steps but many others are to come: away from the boundary
 EASY = 0.1  # τ of the stages in which Newton steps are not needed, at least
 NEWTON = 1000  # groups, from which they do not pay
 SINGLE = 500  # groups, from which the other steps are in single precision
@@ -60,7 +60,7 @@ def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int, last: bool =
     dtype, whole = torch.float64 if len(mu) <= SINGLE else torch.float32, len(mu) <= NEWTON
     rough = Interior(groups, wanted, mu, dtype, whole)
     start = mu
-    stages = (CENTRAL, *STAGES) if last and steps >= FEWEST else STAGES
+    stages = (CENTRAL, *STAGES) if last and steps >= FEWEST and len(mu) > NEWTON else STAGES
     for p, scaled_tau in stages:
         if steps <= 1:
             break
