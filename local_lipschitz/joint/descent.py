@@ -16,9 +16,8 @@ from torch import Tensor
 
 MEMORY = 12  # pairs that L-BFGS keeps
 FIRST_STEP = 0.5  # in log μ
-GROWTH = 2.0  # of a step over the one before, at most: steps that leave W ≻ 0 would be tried again and again
 TINY = 1e-290
-STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps, unless told otherwise
+STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
 PATIENCE = 6
 
 
@@ -50,8 +49,12 @@ def affordable(steps: int, size: int, dear: int, power: int, least: int) -> int:
     return max(min(steps, least), round(steps * min(1.0, dear / max(1, size)) ** power))
 
 
-def descend(evaluate: Evaluate, mu: Tensor, steps: int, stall: float = STALL) -> tuple[Tensor, int, Point | None]:
+def descend(
+    evaluate: Evaluate, mu: Tensor, steps: int, stall: float = STALL, growth: float = math.inf
+) -> tuple[Tensor, int, Point | None]:
     """Minimise over θ = log μ from a feasible start; `steps` evaluations at most: (μ, evaluations, the last point).
+
+    Ends where the value falls by less than `stall` over PATIENCE steps. growth: of a step over the one before, at most.
 
     L-BFGS with the inverse of |positive| + |negative| part of the gradient as its initial Hessian: each part is the
     curvature that its group has by itself. Backtracks from infeasible points, so every iterate is feasible.
@@ -75,7 +78,7 @@ def descend(evaluate: Evaluate, mu: Tensor, steps: int, stall: float = STALL) ->
         longest = float(direction.abs().max())
         if longest == 0.0 or not math.isfinite(longest):
             break
-        step, trial = min(1.0, (2.0 if history else FIRST_STEP) / longest, GROWTH * known), None
+        step, trial = min(1.0, (2.0 if history else FIRST_STEP) / longest, growth * known), None
         while used < steps:
             trial = evaluate((theta + step * direction).exp())
             used += 1

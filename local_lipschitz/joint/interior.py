@@ -30,7 +30,8 @@ EASY = 0.1  # τ of the stages in which Newton steps are not needed, at least
 NEWTON = 1000  # groups, from which they do not pay
 SINGLE = 500  # groups, from which the other steps are in single precision
 FEWEST = 10  # quasi-Newton steps of a stage, of those that are left
-STALLED = 5e-3  # of τ: a fall of the objective that is not worth waiting for in this stage
+STALLED = 5e-3  # of τ: a fall of the objective that is not worth waiting for in a stage without Newton steps
+GROWTH = 2.0  # of a step there, at most: steps that leave W ≻ 0 would be tried again and again
 SURE = {torch.float64: 1e-6, torch.float32: 1e-3}  # that values are below their targets before they are proven
 FAR = 1.1  # times its target: a value that is seen to stay above that
 
@@ -67,8 +68,8 @@ def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int, last: bool =
         tau = scaled_tau / len(mu)
         if scaled_tau > EASY or len(mu) > NEWTON:
             share = steps if (p, scaled_tau) == stages[-1] else max(FEWEST, steps // 2)
-            stall = max(STALL, STALLED * scaled_tau)
-            mu, used, point = descend(partial(rough.point, p=p, tau=tau), mu, min(steps, share), stall)
+            stall, growth = (STALL, math.inf) if len(mu) <= NEWTON else (max(STALL, STALLED * scaled_tau), GROWTH)
+            mu, used, point = descend(partial(rough.point, p=p, tau=tau), mu, min(steps, share), stall, growth)
         else:
             exact = rough if rough.dtype is torch.float64 else Interior(groups, wanted, start, torch.float64)
             mu, used, point = newton(partial(exact.point, p=p, tau=tau, second=True), mu, steps, 0.1 * scaled_tau)
