@@ -132,10 +132,11 @@ def certify(
         if exact.depth == 0:
             best = gamma * s
             break
-        best = torch.fmin(best, gamma * s.clamp(min=1.0) ** (exact.depth + 1))  # not NaN after an overflow
-        if bool(((s <= 1.0) | (s >= before)).all()) or not bool(torch.isfinite(s).all()):
-            break  # certified; or it is not γ that is too small
-        before, gamma = s, torch.where(s > 1.0, gamma * (s * (1.0 + 2.0 * tolerance)) ** attempt, gamma)
+        larger = s.clamp(min=1.0) ** (exact.depth + 1)
+        best = torch.fmin(best, gamma * larger)  # not NaN after an overflow
+        if bool(((larger <= 1.0 + 2.0 * tolerance) | (s >= before)).all()) or not bool(torch.isfinite(s).all()):
+            break  # certified, or nearly; or it is not γ that is too small
+        before, gamma = s, torch.where(s > 1.0, gamma * (s * (1.0 + 0.5 * tolerance)) ** attempt, gamma)
     if exact is not operator:
         operator.work += exact.work
     return best
