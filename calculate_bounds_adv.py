@@ -56,11 +56,11 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--tolerance", type=float, default=2e-3, help="of one spectral norm (default: 2e-3)")
     joint = CERTIFICATES["joint"]
     options.add_argument(
-        "--joint-rtol", type=float, default=joint.rtol, help="relative tolerance of those radii (default: 0.05)"
+        "--joint-rtol", type=float, default=joint.rtol, help="relative tolerance of those radii (default: %(default)s)"
     )
     options.add_argument(
         "--joint-effort", type=int, default=joint.effort["one"],
-        help="steps of the joint bound at each radius (default: 80)",
+        help="steps of the joint bound at each radius (default: %(default)s)",
     )  # fmt: skip
     options.add_argument("--plot", action="store_true", help="draw the images found: data/<network>/adversarial*.png")
     options.add_argument("--overwrite", action="store_true", help="start anew instead of resuming")
