@@ -58,17 +58,17 @@ def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int, last: bool =
 
     last: whether they are as good as they get after this, and not improved again for other functions.
     """
-    dtype, whole = torch.float64 if len(mu) <= SINGLE else torch.float32, len(mu) <= NEWTON
-    rough = Interior(groups, wanted, mu, dtype, whole)
+    dtype, newtons = torch.float64 if len(mu) <= SINGLE else torch.float32, len(mu) <= NEWTON
+    rough = Interior(groups, wanted, mu, dtype, newtons)
     start = mu
-    stages = (CENTRAL, *STAGES) if last and steps >= FEWEST and len(mu) > NEWTON else STAGES
+    stages = (CENTRAL, *STAGES) if last and steps >= FEWEST and not newtons else STAGES
     for p, scaled_tau in stages:
         if steps <= 1:
             break
         tau = scaled_tau / len(mu)
-        if scaled_tau > EASY or len(mu) > NEWTON:
+        if scaled_tau > EASY or not newtons:
             share = steps if (p, scaled_tau) == stages[-1] else max(FEWEST, steps // 2)
-            stall, growth = (STALL, math.inf) if len(mu) <= NEWTON else (max(STALL, STALLED * scaled_tau), GROWTH)
+            stall, growth = (STALL, math.inf) if newtons else (max(STALL, STALLED * scaled_tau), GROWTH)
             mu, used, point = descend(partial(rough.point, p=p, tau=tau), mu, min(steps, share), stall, growth)
         else:
             exact = rough if rough.dtype is torch.float64 else Interior(groups, wanted, start, torch.float64)
