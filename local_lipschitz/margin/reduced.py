@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .relaxation import Relaxation
+from .relaxation import Relaxation, scaled_best
 
 FEW = 8  # kinks of a cell and rows that see them, at most
 
@@ -205,9 +205,7 @@ class Reduced:
         without_t[:, 0], one[0] = 0.0, 1.0
         m = self.relaxation.acting(without_t, one)
         solved = self.halves(at, torch.cat([0.5 * functions, m]))
-        rest = (solved[:, -1].square().sum() - m[0, 0]).clamp(min=torch.finfo(m.dtype).tiny)
-        scale = (solved[:, :-1].square().sum(0) / rest).sqrt().clamp(min=1e-12)
-        half = solved[:, :-1] / scale + solved[:, -1:]
+        scale, half = scaled_best(solved, m[0, 0])
         t = functions[:, 0] + scale * (m[0, 0] - half.square().sum(0))
         return Shared(at, scale, t, self._minima(at, half))
 

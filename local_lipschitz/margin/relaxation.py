@@ -184,19 +184,6 @@ class Relaxation:
         half = torch.linalg.solve_triangular(L, Z[:, 1:, :1], upper=False)
         return torch.where(info == 0, Z[:, 0, 0] - half.square().sum((1, 2)), torch.nan)
 
-    def shares(self, mu: Tensor, functions: Tensor) -> tuple[Tensor, Tensor]:
-        """For functions c·ξ (K, N) and multipliers μ (1, …) of a batch of one: the best scale s of μ and its t, (K,).
-
-        NaN where the matrix of μ is not positive definite.
-        """
-        M = self.matrix(torch.cat([torch.zeros_like(mu[:, :1]), mu[:, 1:]], 1))[0]
-        L, bad = torch.linalg.cholesky_ex(M[1:, 1:])
-        if int(bad):
-            return torch.ones_like(functions[:, 0]), torch.full_like(functions[:, 0], torch.nan)
-        scale, y = best_scales(M, L, functions)
-        b = 0.5 * functions[:, 1:].mT + scale * M[1:, :1]
-        return scale, functions[:, 0] + scale * M[0, 0] + (y * b).sum(0)
-
 
 def best_scales(M: Tensor, L: Tensor, functions: Tensor) -> tuple[Tensor, Tensor]:
     """The best scale s of M (N, N) for functions c·ξ (K, N), (K,), and y = −(s M_11)⁻¹(c/2 + s m_0), (N − 1, K).
@@ -205,10 +192,15 @@ def best_scales(M: Tensor, L: Tensor, functions: Tensor) -> tuple[Tensor, Tensor
     """
     half_c = 0.5 * functions[:, 1:].mT
     solved = torch.linalg.solve_triangular(L, torch.cat([half_c, M[1:, :1]], 1), upper=False)
-    rest = (solved[:, -1].square().sum() - M[0, 0]).clamp(min=torch.finfo(M.dtype).tiny)
-    scale = (solved[:, :-1].square().sum(0) / rest).sqrt().clamp(min=1e-12)
-    half = solved[:, :-1] / scale + solved[:, -1:]
+    scale, half = scaled_best(solved, M[0, 0])
     return scale, -torch.linalg.solve_triangular(L.mT, half, upper=True)
+
+
+def scaled_best(solved: Tensor, corner: Tensor) -> tuple[Tensor, Tensor]:
+    """The best scales s (K,), and L⁻¹(c/2 + s m_0)/s (N − 1, K), for L⁻¹[c/2 of each, m_0] (N − 1, K + 1) and m_00."""
+    rest = (solved[:, -1].square().sum() - corner).clamp(min=torch.finfo(solved.dtype).tiny)
+    scale = (solved[:, :-1].square().sum(0) / rest).sqrt().clamp(min=1e-12)
+    return scale, solved[:, :-1] / scale + solved[:, -1:]
 
 
 def objective(c: Tensor) -> Tensor:

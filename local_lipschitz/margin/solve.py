@@ -17,7 +17,7 @@ from .layered import rescaled
 from .reduced import Reduced
 from .start import begin, moments
 
-STEP = 30.0  # about how many times as long as one `shares` a step takes, before one was seen
+STEP = 30.0  # about how many times as long as one `share` a step takes, before one was seen
 INSIDE, LESS = 1e-9, (1e-7, 1e-5, 1e-3)  # of how far t is below the nominal value: by what it is made smaller
 LITTLE = 1e-6  # of how far t is below the nominal value: what the error of one row may take
 SMALL = 600  # the size up to which the primal–dual method is the faster one

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from shares import shares
 from torch import Tensor
 
 from local_lipschitz.margin.ball import Ball, scaled
@@ -106,7 +107,7 @@ def test_one_factorisation_proves_all_functions_in_exact_arithmetic(seed):
     ball, _ = small_ball(seed)
     c, mu = ball.functions, plain_multipliers(ball)
     ball = replace(ball, functions=torch.cat([c, -c, 1e-6 * c, c.flip(1)]), function_error=torch.zeros(4).double())
-    scale, t = ball.relaxation.shares(mu, ball.functions)
+    scale, t = shares(ball.relaxation, mu, ball.functions)
     proven = certified_shares(ball, mu)
     assert bool((proven <= t).all()) and bool((t - proven <= 1e-9 * (1.0 + t.abs())).all())
     for k in range(4):

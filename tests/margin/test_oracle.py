@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from shares import shares
 from torch import Tensor, nn
 
 from local_lipschitz import local_bound, margin_bound
@@ -117,5 +118,5 @@ def test_multipliers_of_the_joint_bound_prove_what_it_proves(widths):
         assert bool((joint.value < 0.97 * local_bound(net, x0, eps, outputs=C).value).any())
         with torch.no_grad():
             ball = scaled(here.kinks, here.functions)
-            t = ball.relaxation.shares(from_joint(here.kinks), ball.functions)[1]
+            t = shares(ball.relaxation, from_joint(here.kinks), ball.functions)[1]
             assert bool((net(x0)[0] - t <= eps * joint.value * 1.01).all())

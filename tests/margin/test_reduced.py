@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from shares import shares
 from torch import Tensor
 
 from local_lipschitz.margin.ball import Ball, scaled
@@ -89,7 +90,7 @@ def test_t_and_its_point_are_those_of_the_whole_matrix(seed, boxed):
 @CASES
 def test_scales_and_minima_are_those_of_the_whole_matrix(seed, boxed):
     ball, reduced, mu = of(seed, boxed)
-    scale, t = ball.relaxation.shares(mu, ball.functions)
+    scale, t = shares(ball.relaxation, mu, ball.functions)
     found = reduced.shared(mu[0], ball.functions)
     assert found is not None
     torch.testing.assert_close(found.scale, scale, rtol=1e-9, atol=0.0)

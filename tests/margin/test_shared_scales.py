@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from shares import shares
 from test_reduced import dense, kinks, of
 from torch import Tensor, nn
 
@@ -67,8 +68,8 @@ def test_scales_serve_all_functions_better_and_are_one_for_each_layer(seed):
     for first, end in found.layers():
         same = torch.cat([ratio[2 + i * G + first : 2 + i * G + end] for i in range(3)])
         torch.testing.assert_close(same, same[:1].expand_as(same))
-    before = ball.relaxation.shares(mu, ball.functions)[1]
-    better, after = ball.relaxation.shares(tuned, ball.functions)
+    before = shares(ball.relaxation, mu, ball.functions)[1]
+    better, after = shares(ball.relaxation, tuned, ball.functions)
     assert float((y0 - after).log().sum()) < float((y0 - before).log().sum()) - 0.1
     for k in range(7):  # the bound is that of the whole matrix
         Z = dense(ball.relaxation, better[k] * tuned, float(after[k]) - 1e-6, ball.functions[k])
@@ -85,7 +86,7 @@ def test_several_starts_with_scales_by_layers_and_kinds(seed):
     parts = kinds(relaxation, first)
     torch.testing.assert_close(parts.sum(0), torch.cat([torch.zeros(1).double(), first[0, 1:]]))
     assert len(parts) == 1 + 2 * len(found.starts) and bool(((parts != 0).sum(0) <= 1).all())
-    both = [relaxation.shares(mu, c)[0][:, None] * mu for mu in (second, first)]
+    both = [shares(relaxation, mu, c)[0][:, None] * mu for mu in (second, first)]
     both.sort(key=lambda mu: -float(relaxation.attained(mu, c)))
     before = float(relaxation.attained(both[0], c))
     point = rescaled(Reduced.of(relaxation), c, both, float("inf"), float("inf"))
