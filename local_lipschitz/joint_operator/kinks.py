@@ -98,8 +98,8 @@ class Kinks:
         return cls(c, index, (rho * (1.0 + 4.0 * torch.finfo(dtype).eps)).to(dtype), reads, moved)
 
     def to(self, dtype: torch.dtype) -> Kinks:
-        """The same kinks in another dtype."""
-        return replace(self, c=self.c.to(dtype), rho=self.rho.to(dtype))
+        """The same kinks in another dtype, and in the plain order."""
+        return replace(self, c=self.c.to(dtype).contiguous(), rho=self.rho.to(dtype))
 
     def channels_last(self) -> Kinks:
         """The same with c in the order in which convolutions with the channels last lie in memory."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..layers.layer import INPUT
 from ..layers.linear_maps import size
 from ..layers.rounding import roundings
+from ..layers.shifted_products import taps_first
 from ..layers.stage import Stage
 from .blocks import Block
 from .kinks import positions
@@ -104,10 +105,10 @@ class JointOperator:
         """The same operator in a dtype of at least its own precision."""
         if self.like.dtype is dtype:
             return self
-        blocks = [
-            replace(block, stage=block.plan.stage.to(dtype), kinks=[kinks.to(dtype) for kinks in block.kinks])
-            for block in self.blocks
-        ]
+        blocks = []
+        for block in self.blocks:
+            stage = block.plan.stage.to(dtype).entries(taps_first)
+            blocks.append(replace(block, stage=stage, kinks=[kinks.to(dtype) for kinks in block.kinks]))
         last = None if self.last is None else self.last.to(dtype)
         return replace(self, blocks=blocks, last=last, like=self.like.to(dtype), work=0.0)
 

@@ -4,6 +4,7 @@ layer.py: one layer: a linear map with its bias, a sum, a concatenation, or a no
 stage.py: everything affine between two nonlinear layers.
 graph.py: a network as layers that know their inputs by name, and its stages.
 linear_maps.py: weights: dense, convolution, diagonal, one matrix an axis.
+shifted_products.py: convolutions in float64, as matrix products.
 products.py: products with constant matrices along some of the dimensions.
 rearranging.py: every output is one of the inputs, or 0.
 activations.py: elementwise functions by their anchored secant slopes.

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .shifted_products import convolve, pays
+
 Shape = tuple[int, ...]
 Change = Callable[[Tensor], Tensor]  # of entries, elementwise, with change(0) = 0
 CHUNK = 2**20  # entries of a large weight that are copied at a time: they stay in the cache
@@ -130,6 +132,8 @@ class Convolution(LinearMap):
 
     def _convolve(self, x: Tensor, transposed: bool) -> Tensor:
         output_padding = self.output_padding if transposed else (0,) * len(self.stride)
+        if not any(self.output_padding) and pays(x, self.weight, self.stride, self.groups):
+            return convolve(x, self.weight, self.padding, self.dilation, transposed)
         y = torch.convolution(
             x, self.weight, None, self.stride, self.padding, self.dilation, transposed, output_padding, self.groups
         )
