@@ -53,8 +53,8 @@ class JointBound(Bound):
 @no_tf32()
 def joint_bound(
     net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, effort: int = 60,
-    target: Tensor | None = None, tolerance: float = 2e-3, failure_probability: float = 1e-9, seed: int = 0,
-    progress: bool = False,
+    target: Tensor | None = None, by_passes: bool = True, tolerance: float = 2e-3, failure_probability: float = 1e-9,
+    seed: int = 0, progress: bool = False,
 ) -> JointBound:  # fmt: skip
     """Bound of ‖f(x) − f(x0)‖ / ‖x − x0‖ over 0 < ‖x − x0‖ ≤ eps, with all layers bounded together.
 
@@ -67,9 +67,10 @@ def joint_bound(
     the way. A step is a Cholesky factorisation in the number of uncertain neurons, or some ten forward and backward
     passes where these are many. The bound is valid after any number. target: (B, K), or (B, 1) without `outputs`; the
     work ends once every value is at most its target, or seen to stay a tenth above it. None: as small as `effort`
-    allows. Other arguments, shapes and errors as in `local_bound`; each of the `outputs` is bounded by itself. Inputs
-    of a batch are treated one after another, and independently; progress: a bar counts them. Source:
-    docs/joint_bound.md.
+    allows. by_passes: whether inputs with too many uncertain neurons for dense algebra are bounded by passes alone,
+    which is looser and can take much longer; the product bound is returned if not. Other arguments, shapes and errors
+    as in `local_bound`; each of the `outputs` is bounded by itself. Inputs of a batch are treated one after another,
+    and independently; progress: a bar counts them. Source: docs/joint_bound.md.
     """
     check_input(x0)
     seed = check_options(tolerance, failure_probability, seed)
@@ -83,7 +84,7 @@ def joint_bound(
     product = propagate(graph, x0, eps, norms)
     local = finish(graph, product, norms, outputs)
     x0 = x0.expand(batch, *x0.shape[1:])
-    job = Job(graph, effort, tolerance, 0.5 * failure_probability, seed)
+    job = Job(graph, effort, tolerance, 0.5 * failure_probability, seed, by_passes)
     inputs = bar(range(batch), progress, "input")
     results = [job(x0[b : b + 1], float(eps[b]), outputs[b], targets[b], product.only(b)) for b in inputs]
     return _collect(local, results)
@@ -121,6 +122,7 @@ class Job:
     tolerance: float
     failure_probability: float
     seed: int
+    by_passes: bool = True
     layers: bool = False  # of a large network they take as much memory as its activations
 
     @torch.no_grad()
@@ -128,7 +130,7 @@ class Job:
         self, x0: Tensor, eps: float, outputs: Tensor, target: Tensor | None, product: dict[str, Source]
     ) -> Result:
         """The joint bound at x0 (1, *shape) for outputs (K, m), or (0, m) for the whole output."""
-        for dense in (True, False):
+        for dense in (True, False) if self.by_passes else (True,):
             try:
                 return self._run(x0, eps, outputs, target, product, dense)
             except (TooManyGroups, Infeasible, torch.linalg.LinAlgError) as error:

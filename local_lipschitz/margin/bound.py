@@ -71,8 +71,8 @@ class MarginBound:
 @torch.no_grad()
 def margin_bound(
     net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, target: float | None = None,
-    smallest: bool = False, effort: int = 40, tolerance: float = 1e-3, failure_probability: float = 1e-9, seed: int = 0,
-    box: tuple[Tensor | float, Tensor | float] | None = None,
+    smallest: bool = False, by_passes: bool = True, effort: int = 40, tolerance: float = 1e-3,
+    failure_probability: float = 1e-9, seed: int = 0, box: tuple[Tensor | float, Tensor | float] | None = None,
 ) -> MarginBound:  # fmt: skip
     """Lower bounds of the functions outputs_k·f on ‖x − x0‖ ≤ eps, by the margin certificate.
 
@@ -84,8 +84,9 @@ def margin_bound(
     a function ends once its bound is known to be above `target`, or never to reach it; None is as tight as `effort`,
     steps of the interior-point method for a function, and `tolerance`, relative to how far the bound lies below the
     nominal value, allow. smallest: only the smallest of the K bounds is made as tight; the work on the others ends once
-    they are above it. box: (lowest, highest), numbers or what expands to (1, *shape): the bounds are then of the points
-    of the ball with lowest ≤ x ≤ highest. Raises as `local_bound` does, and ValueError where x0 is outside of the box.
+    they are above it. by_passes: of the joint bound, as there. box: (lowest, highest), numbers or what expands to
+    (1, *shape): the bounds are then of the points of the ball with lowest ≤ x ≤ highest. Raises as `local_bound`
+    does, and ValueError where x0 is outside of the box.
     Source: docs/margin.md.
     """
     check_input(x0)
@@ -102,7 +103,7 @@ def margin_bound(
     local = finish(graph, product, norms, outputs)
     assert local.fall is not None
     x0 = x0.expand(eps.shape[0], *x0.shape[1:])
-    job = Job(graph, target, smallest, effort, tolerance, 0.5 * failure_probability, seed, box)
+    job = Job(graph, target, smallest, by_passes, effort, tolerance, 0.5 * failure_probability, seed, box)
     results = [
         job(x0[b : b + 1], float(eps[b]), outputs[b], product.only(b), fall) for b, fall in enumerate(local.fall)
     ]
@@ -148,6 +149,7 @@ class Job:
     graph: Graph
     target: float | None
     smallest: bool
+    by_passes: bool
     effort: int
     tolerance: float
     failure_probability: float
@@ -180,7 +182,8 @@ class Job:
 
     def joint(self, x0: Tensor, eps: float, C: Tensor, product: dict[str, Source], nominal: Tensor) -> JointResult:
         """The joint bound, with half of the steps."""
-        job = JointJob(self.graph, max(1, self.effort // 2), 2e-3, self.failure_probability, self.seed, layers=True)
+        effort = max(1, self.effort // 2)
+        job = JointJob(self.graph, effort, 2e-3, self.failure_probability, self.seed, self.by_passes, layers=True)
         target = None if self.target is None else ((nominal - self.target) / eps).clamp(min=0.0)
         return job(x0, eps, C, target, product)
 
