@@ -28,7 +28,7 @@ from networks import mnist as network
 from script_tools import command_line, results
 from script_tools.batches import in_batches
 from script_tools.certificates import CERTIFICATES, Certificate
-from script_tools.timing import dense_time, pass_time
+from script_tools.timing import costly_time
 
 compute_random = True
 compute_gradient = True
@@ -140,8 +140,7 @@ def main() -> None:
 
 def worth_it(net: nn.Module, x0: Tensor, name: str, points: int, asked_for: bool) -> bool:
     """Whether to compute a costly bound; says how long that takes."""
-    a_pass = min(pass_time(net, x0, runs=1) for _ in range(10))  # other work on the machine does not decide it
-    minutes = points * (CERTIFICATES[name].passes * a_pass + dense_time(net, x0)) / 60
+    minutes = points * costly_time(net, x0, CERTIFICATES[name].passes) / 60
     verdict = asked_for or minutes <= MINUTES
     hint = f"--no-{name} leaves it out" if verdict else f"left out; --{name} computes it all the same"
     print(f"{name} bound at {points} ε: estimated {max(1, round(minutes))} minutes ({hint})", flush=True)

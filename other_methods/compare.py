@@ -94,8 +94,8 @@ def draw(rows: Sequence[Row], lower: Mapping[str, float], title: str) -> plt.Fig
             axes.barh(0, 0, color=colour, label=f"{quantity}, upper bound")
     axes.barh(0, 0, color="white", edgecolor="0.3", label="no bound: an estimate, or unsound")
     axes.plot([], [], "k--", linewidth=1, label="largest value found of the quantity")
+    axes.set_xlim(left, right)  # first: by itself a logarithmic axis asks for positive values
     axes.set_xscale("log")
-    axes.set_xlim(left, right)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < DECADES else (1.0,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")

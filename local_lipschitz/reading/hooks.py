@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_hooks
 
-from .modules import module_names
+from .modules import global_hooks, module_names
 
 
 def run(net: nn.Module, x: Tensor) -> Any:
@@ -32,10 +31,8 @@ def run(net: nn.Module, x: Tensor) -> Any:
 def _watched_hooks(net: nn.Module) -> Iterator[list[tuple[str, str]]]:
     """Inside, (place, name) of every hook that changes what passes through its module is noted in the list."""
     changing: list[tuple[str, str]] = []
-    kinds: list[tuple[str, Any, bool]] = [
-        ("every module", torch_hooks._global_forward_pre_hooks, True),
-        ("every module", torch_hooks._global_forward_hooks, False),
-    ]
+    first_of_all, after_all = global_hooks()
+    kinds: list[tuple[str, Any, bool]] = [("every module", first_of_all, True), ("every module", after_all, False)]
     for module, name in module_names(net).items():
         where = f"layer {name!r}, {type(module).__name__}" if name else type(module).__name__
         kinds += [(where, module._forward_pre_hooks, True), (where, module._forward_hooks, False)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -86,12 +86,16 @@ def is_layer(module: nn.Module) -> bool:
 
 def is_plain(net: nn.Module) -> bool:
     """Whether only torch's own layers and containers run, without hooks: then no number changes from call to call."""
-    hooked = torch_hooks._global_forward_pre_hooks or torch_hooks._global_forward_hooks
-    return not hooked and all(
+    return not any(global_hooks()) and all(
         (is_layer(module) or type(module) is nn.Sequential)
         and not (module._forward_pre_hooks or module._forward_hooks or parametrize.is_parametrized(module))
         for module in module_names(net)
     )
+
+
+def global_hooks() -> tuple[dict[int, Callable], dict[int, Callable]]:
+    """torch's hooks of every module: those before forward() and those after it."""
+    return torch_hooks._global_forward_pre_hooks, torch_hooks._global_forward_hooks
 
 
 def module_names(net: nn.Module) -> dict[nn.Module, str]:
