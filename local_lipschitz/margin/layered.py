@@ -1,8 +1,8 @@
-"""Few multipliers first: scales for each layer of kinks, one for the ball and one for a box.
+"""Few multipliers first: scales for each layer of kinks and the way they enter, one for the ball and one for a box.
 
 The largest t of given multipliers is t(μ) = Z_00 − z_0ᵀ Z_11⁻¹ z_0, with Z for t = 0: a concave function, of which one
 Cholesky factorisation gives all. With ξ = (1, −Z_11⁻¹ z_0) its derivatives are ⟨A_i, ξξᵀ⟩ and
-−2 (A_i ξ)ᵀ Z_11⁻¹ (A_j ξ). Newton's method in the logarithms of the scales.
+−2 (A_i ξ)ᵀ Z_11⁻¹ (A_j ξ). Newton's method in the logarithms of the scales, damped as Levenberg and Marquardt do.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from torch import Tensor
 from .reduced import Point, Reduced
 from .relaxation import Relaxation
 
-STEPS, SHARED_STEPS = 8, 6
+STEPS, SHARED_STEPS = 10, 6
 ENOUGH = 1e-2  # of how far t is below the nominal value: a step that gains less is the last
 OTHERS = 0.2  # of the multipliers to begin with: all but the best
 MUCH = 0.1  # of how far t is below the nominal value: by what all are better than the best start alone
 TUNED = 32  # functions that stand for all of a layer
 FAR = 1.5  # of a logarithm in one step
 LEAST = 1e-3  # of a step
+DAMPED, CHANGE, MOST = 3e-2, 10.0, 1e4  # of the diagonal: what is added to begin with, by what it changes, at most
 
 
 def groups(relaxation: Relaxation, mu: Tensor) -> Tensor:
@@ -40,13 +41,18 @@ def groups(relaxation: Relaxation, mu: Tensor) -> Tensor:
     return result
 
 
-def kinds(relaxation: Relaxation, mu: Tensor) -> Tensor:
-    """mu (1, M) in parts (K, M) as `groups` makes them, but λ, f and h of each layer by themselves."""
-    G = relaxation.kinks
+def kinds(relaxation: Relaxation, mu: Tensor, falling: Tensor) -> Tensor:
+    """mu (1, M) in parts (K, M) as `groups` makes them, but λ, f and h of each layer by themselves.
+
+    And those of the kinks that are `falling` (G,), whose p harm the function where they are large, apart from the rest:
+    a chord above is what counts of them, of the others the two lines below.
+    """
+    G, parts = relaxation.kinks, groups(relaxation, mu)
     bounds = torch.tensor([2, 2 + G, 2 + 2 * G, 2 + 3 * G], device=mu.device)
     kind = torch.bucketize(torch.arange(mu.shape[1], device=mu.device), bounds, right=True)
-    parts = torch.cat([torch.where(kind == i, groups(relaxation, mu), 0.0) for i in range(5)])
-    return parts[(parts != 0).any(1)]
+    down = torch.nn.functional.pad(falling.repeat(3), (2, mu.shape[1] - 2 - 3 * G))
+    split = torch.cat([torch.where((kind == i) & (down == way), parts, 0.0) for i in range(5) for way in (False, True)])
+    return split[(split != 0).any(1)]
 
 
 def rescaled(reduced: Reduced, c: Tensor, several: list[Tensor], target: float, deadline: float) -> Point | None:
@@ -54,7 +60,8 @@ def rescaled(reduced: Reduced, c: Tensor, several: list[Tensor], target: float, 
 
     The first of them is the best; the others begin with a small weight, which is tried first. Stops above the target.
     """
-    split = [kinds(reduced.relaxation, mu) for mu in several]
+    falling = reduced.relaxation.weights(c[0]) < 0
+    split = [kinds(reduced.relaxation, mu, falling) for mu in several]
     alone, found = reduced.point(split[0].sum(0), c[0]), None
     if len(several) > 1:
         parts = torch.cat([(1.0 - OTHERS) * split[0], *(OTHERS / (len(split) - 1) * mu for mu in split[1:])])
@@ -71,38 +78,42 @@ def _climbed(reduced: Reduced, c: Tensor, parts: Tensor, target: float, deadline
     now = reduced.point(parts.sum(0), c[0])
     if now is None:
         return None
-    took = time.monotonic() - began
+    took, damping = time.monotonic() - began, DAMPED
     for _ in range(STEPS):
         if now.t > target or time.monotonic() + 1.5 * took > deadline:
             break
         began = time.monotonic()
-        better = _step(reduced, c[0], now, parts)
+        better = _step(reduced, c[0], now, parts, damping)
         took = time.monotonic() - began
         if better is None:
             break
         small = better[0].t - now.t < ENOUGH * abs(float(c[0, 0]) - now.t)
-        now, parts = better
+        now, parts, damping = better
         if small:
             break
     return now
 
 
-def _step(reduced: Reduced, c: Tensor, now: Point, parts: Tensor) -> tuple[Point, Tensor] | None:
-    """A better point and its parts, by Newton's method; None where there is none."""
+def _step(reduced: Reduced, c: Tensor, now: Point, parts: Tensor, damping: float) -> tuple[Point, Tensor, float] | None:
+    """A better point, its parts and the damping for the next step; None where there is none.
+
+    A step that leaves Z ⪰ 0 or gains nothing is taken again with more damping.
+    """
     xi = reduced.xi(now)
     moved = reduced.relaxation.acting(parts, xi)  # A_i ξ, for scales of 1
     slope = moved @ xi
     half = reduced.halves(now, moved)
     H = 2.0 * half.mT @ half
-    H.diagonal().add_((-slope).clamp(min=0.0) + 1e-4 * H.diagonal() + 1e-300)
-    step = torch.linalg.solve(H, slope)
-    length = min(1.0, FAR / max(float(step.abs().max()), 1e-300))
-    while length > LEAST:
-        better = (length * step).exp()[:, None] * parts
+    H.diagonal().add_((-slope).clamp(min=0.0) + 1e-300)
+    diagonal = H.diagonal().clone()
+    while damping < MOST:
+        H.diagonal().copy_((1.0 + damping) * diagonal)
+        step = torch.linalg.solve(H, slope).clamp(-FAR, FAR)
+        better = step.exp()[:, None] * parts
         found = reduced.point(better.sum(0), c)
         if found is not None and found.t > now.t:
-            return found, better
-        length *= 0.4
+            return found, better, max(damping / CHANGE, LEAST)
+        damping *= CHANGE
     return None
 
 

@@ -172,6 +172,20 @@ class Relaxation:
         Ka, Kb = K[:, a], K[:, b] - less[:, None] * K[:, :1]
         return Ka[:, :, a], Ka[:, :, b] - Ka[:, :, :1] * less, Kb[:, :, b] - Kb[:, :, :1] * less
 
+    def weights(self, c: Tensor) -> Tensor:
+        """(G,) with which weight each p enters c·ξ (N,), those after it replaced by lines; for a batch of one.
+
+        Lines as `KinkRows.lines` has them: p ≤ (y/ℓ + 1)/(u/ℓ + 1) where p enters with a negative weight, else p ≥ y/u
+        or p ≥ 0; and n has own = u/ℓ of its own p and −y/ℓ of the rest.
+        """
+        first, b = 1 + self.span, c[1 + self.span :].clone()
+        for i, j in reversed(list(zip(self.starts, [*self.starts, self.kinks][1:], strict=True))):
+            rows, here = self.rows[0, i:j, first:], b[i:j]
+            own = rows[:, i:j].diagonal()
+            below = torch.where(own > 1.0, 1.0 / own, 0.0)
+            b[:i] -= (here * torch.where(here < 0, 1.0 / (1.0 + own), below)) @ rows[:, :i]
+        return b
+
     def attained(self, mu: Tensor, c: Tensor) -> Tensor:
         """(B,) the largest t with Z ⪰ 0 for the other multipliers of mu, and functions c (B, N); NaN if there is none.
 

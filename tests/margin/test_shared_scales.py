@@ -83,9 +83,12 @@ def test_several_starts_with_scales_by_layers_and_kinds(seed):
     ball = scaled(found, last)
     relaxation, c = ball.relaxation, ball.functions[:1]
     first, second = plain(ball), starts(found, last)[1][:1]
-    parts = kinds(relaxation, first)
+    weights = found.lines(last).weights[0]
+    torch.testing.assert_close(relaxation.weights(c[0]), weights * found.upper)
+    parts = kinds(relaxation, first, weights < 0)
     torch.testing.assert_close(parts.sum(0), torch.cat([torch.zeros(1).double(), first[0, 1:]]))
-    assert len(parts) == 1 + 2 * len(found.starts) and bool(((parts != 0).sum(0) <= 1).all())
+    signs = [len((weights[i:j] < 0).unique()) for i, j in found.layers()]
+    assert len(parts) == 1 + 2 * sum(signs) > 1 + 2 * len(signs) and bool(((parts != 0).sum(0) <= 1).all())
     both = [shares(relaxation, mu, c)[0][:, None] * mu for mu in (second, first)]
     both.sort(key=lambda mu: -float(relaxation.attained(mu, c)))
     before = float(relaxation.attained(both[0], c))
