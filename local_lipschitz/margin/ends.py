@@ -34,7 +34,7 @@ def _each(kinks: KinkRows, rows: Rows) -> Tensor:
     """Lower bounds of rows and of their negatives, (2k,), with scales of layers and kinds for each."""
     both = Rows.join(rows, -rows)
     ball = scaled(kinks, both)
-    wanted = Wanted(torch.full_like(both.y0, torch.inf), 1.0, steps=0)
+    wanted = Wanted(torch.full_like(both.y0, torch.inf), 0.03, steps=5)
     return proven(ball, solve_all(ball, starts(kinks, both), wanted))
 
 
