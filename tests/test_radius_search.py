@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from local_lipschitz import certified_radius, joint_bound
+from local_lipschitz import certified_radius, joint_bound, margin_bound
 from local_lipschitz.joint import dense
 from local_lipschitz.joint.bound import Job
 
@@ -38,6 +38,7 @@ def test_too_many_kinks_for_rows_give_the_product_bound_where_passes_are_not_wan
     net, x0 = wide_network()
     product = joint_bound(net, x0, 4.0, by_passes=False, effort=5)
     assert all("more uncertain groups" in status for status in product.status) and all(way for way, _ in ways)
+    assert "more uncertain groups" in margin_bound(net, x0[:1], 4.0, by_passes=False).status[0]
     assert (joint_bound(net, x0, 4.0, effort=5).value <= product.value).all() and not all(way for way, _ in ways)
 
 

@@ -84,10 +84,9 @@ def margin_bound(
     a function ends once its bound is known to be above `target`, or never to reach it; None is as tight as `effort`,
     steps of the interior-point method for a function, and `tolerance`, relative to how far the bound lies below the
     nominal value, allow. smallest: only the smallest of the K bounds is made as tight; the work on the others ends once
-    they are above it. by_passes: of the joint bound, as there. box: (lowest, highest), numbers or what expands to
-    (1, *shape): the bounds are then of the points of the ball with lowest ≤ x ≤ highest. Raises as `local_bound`
-    does, and ValueError where x0 is outside of the box.
-    Source: docs/margin.md.
+    they are above it. by_passes: as in `joint_bound`; without them, where dense algebra ends there, it ends here. box:
+    (lowest, highest), numbers or what expands to (1, *shape): the bounds are then of the points of the ball with lowest
+    ≤ x ≤ highest. Raises as `local_bound` does, and ValueError where x0 is outside of the box. Source: docs/margin.md.
     """
     check_input(x0)
     if effort < 1:
@@ -170,6 +169,8 @@ class Job:
         fall = fall.masked_scatter(open_, torch.minimum(fall[open_], joint.bound))
         lower = fallen(low, fall, eps)
         result = Result((lower, low, lower, high), fall, {}, 0, "joint bound: it is above the target", joint.failure)
+        if joint.status != "dense" and not self.by_passes:  # what is too much for it is too much for what follows
+            return replace(result, status=joint.status)
         given = Given(product, joint.layers)
         for region in (Region(eps), *([] if self.box is None else [Region(eps, self.box)])):
             if bool(self.open(result.values[0]).any()):  # what holds on the whole ball holds on a part of it
