@@ -15,26 +15,38 @@ from torch import Tensor
 
 from ..numerics import UNDERFLOW, gamma_n, of_computed
 from .ball import Ball
-from .relaxation import best_scales, objective
+from .reduced import Reduced
+from .relaxation import Relaxation, best_scales, objective
 
 UP = 1.0 + 1e-10  # for the rounding of the corrections themselves
 
 
-def certified(ball: Ball, k: int, mu: Tensor) -> Tensor:
-    """A proven lower bound of function k with multipliers mu (1, 2 + 2G + R); −∞ where they prove nothing."""
+def certified(ball: Ball, k: int, mu: Tensor, reduced: Reduced | None = None) -> Tensor:
+    """A proven lower bound of function k with multipliers mu (1, 2 + 2G + R); −∞ where they prove nothing.
+
+    reduced: of the same relaxation. What it does is a factorisation of the whole matrix in another order.
+    """
     relaxation, c = ball.relaxation, ball.functions[k]
     t, gamma, lam, f, h = (x[0] for x in relaxation.split(mu))
     signs = (gamma >= 0) & (f >= 0).all() & (h >= 0).all() & (lam[~relaxation.bends[0]] == 0).all()
     feasible = bool(torch.isfinite(mu).all() & signs)
-    Z = relaxation.matrix(mu) + objective(c[None])
-    if not feasible or int(torch.linalg.cholesky_ex(Z)[1]):
+    if not feasible or not _runs_through(relaxation, c, mu, reduced):
         return torch.full_like(t, -math.inf)
-    N = relaxation.size
-    shift = of_computed(N + 1) * float(Z[0].trace()) * UP + N * UNDERFLOW
-    entries = gamma_n(relaxation.rows.shape[1] + 16) * (_size(ball, mu) + c.norm() + t.abs())
+    N, size = relaxation.size, _size(ball, mu) + c.norm() + t.abs()
+    trace = size + gamma * relaxation.span
+    shift = of_computed(N + 2) * trace * UP + N * UNDERFLOW
+    entries = gamma_n(relaxation.rows.shape[1] + 16) * size
     largest = 2.0 + ball.excess + relaxation.kinks
     slack = _slack(ball, mu) + ball.function_error[k]
     return t - UP * ((shift + entries) * largest + slack + 4.0 * gamma_n(4) * t.abs())
+
+
+def _runs_through(relaxation: Relaxation, c: Tensor, mu: Tensor, reduced: Reduced | None) -> bool:
+    """Whether Cholesky does on the matrix of mu (1, M) and function c (N,)."""
+    if reduced is None:
+        return not int(torch.linalg.cholesky_ex(relaxation.matrix(mu) + objective(c[None]))[1])
+    found = reduced.point(mu[0], c)
+    return found is not None and found.t > float(mu[0, 0])  # the last pivot, of the row of 1, is positive
 
 
 def certified_shares(ball: Ball, mu: Tensor) -> Tensor:

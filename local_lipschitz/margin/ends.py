@@ -10,6 +10,7 @@ from .certificate import certified_shares
 from .fields import fields
 from .intervals import Interval, KinkRows, Rows
 from .layered import shared_scales
+from .small_fields import small, together
 from .solve import Wanted, proven, solve_all
 from .start import shared, starts
 
@@ -18,14 +19,18 @@ SMALL = 3e7  # rows times the cube of the size, up to which each row of a layer 
 
 
 def by_certificate(kinks: KinkRows, rows: Rows, ends: Interval) -> Interval:
-    """Better ends of some rows: with scales of layers tuned for those that see the same; for each, if cheap."""
+    """Better ends of some rows: by interior points where these are few or see little, else with tuned scales."""
     low, high = by_shares(kinks, rows, ends)
     at = ((low < 0) & (high > 0)).nonzero()[:, 0]
     if len(kinks) == 0 or len(at) == 0:
         return low, high
     if len(at) * (len(kinks) + len(at)) ** 3 <= SMALL:
         return _closer((low, high), at, _each(kinks, rows.pick(at)))
-    for field in fields(kinks, rows, at):
+    found = fields(kinks, rows, at)
+    few, more = ([field for field in found if small(field) == way] for way in (True, False))
+    for field, below in zip(few, together(few), strict=True):
+        low, high = _closer((low, high), field.which, below)
+    for field in more:
         low, high = _closer((low, high), field.which, _together(field.kinks, field.rows))
     return low, high
 

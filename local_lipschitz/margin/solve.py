@@ -106,7 +106,9 @@ class _Work:
         if len(start) == 1:
             scale = self.share(start, torch.arange(K, device=start.device))
         else:
-            scale = torch.cat([self.share(start[k : k + 1], torch.tensor([k], device=start.device)) for k in range(K)])
+            scale = torch.full_like(self.result.t, torch.nan)
+            for k in (self.result.t <= self.targets).nonzero()[:, 0]:
+                scale[k] = self.share(start[k : k + 1], k[None])[0]
         self.starts.append(scale[:, None] * start)
 
     def share(self, mu: Tensor, which: Tensor) -> Tensor:
@@ -197,12 +199,13 @@ class _Work:
 
 def proven(ball: Ball, solved: Solved) -> Tensor:
     """(K,) certified lower bounds."""
-    return torch.stack([_proven(ball, k, solved.mu[k : k + 1].clone()) for k in range(len(solved.mu))])
+    reduced = Reduced.of(ball.relaxation) if ball.relaxation.size > SMALL else None
+    return torch.stack([_proven(ball, k, solved.mu[k : k + 1].clone(), reduced) for k in range(len(solved.mu))])
 
 
-def _proven(ball: Ball, k: int, mu: Tensor) -> Tensor:
+def _proven(ball: Ball, k: int, mu: Tensor, reduced: Reduced | None) -> Tensor:
     """Of multipliers mu (1, M); where errors of the rows would take much, smaller ones of those rows are tried, too."""
-    lower = _certified(ball, k, mu)
+    lower = _certified(ball, k, mu, reduced)
     most = LITTLE * (ball.functions[k, 0] - mu[0, 0]).abs() / ball.row_error[: ball.relaxation.kinks]
     lam = ball.relaxation.split(mu)[2]
     if not bool((lam.abs() > most).any()):
@@ -210,16 +213,16 @@ def _proven(ball: Ball, k: int, mu: Tensor) -> Tensor:
     lam.copy_(lam.clamp(-most, most))  # a view of mu
     t = ball.relaxation.attained(mu, ball.functions[k : k + 1])
     mu[:, 0] = t - INSIDE * (ball.functions[k, 0] - t).abs()
-    return torch.maximum(lower, _certified(ball, k, mu))
+    return torch.maximum(lower, _certified(ball, k, mu, reduced))
 
 
-def _certified(ball: Ball, k: int, mu: Tensor) -> Tensor:
+def _certified(ball: Ball, k: int, mu: Tensor, reduced: Reduced | None) -> Tensor:
     """For t a little smaller where the factorisation does not run through at once."""
     t, fall = mu[:, :1], (ball.functions[k, 0] - mu[0, 0]).abs()
-    lower = certified(ball, k, mu)
+    lower = certified(ball, k, mu, reduced)
     for less in LESS:
         if not bool(lower.isneginf()):
             break
         t = t - less * fall
-        lower = certified(ball, k, torch.cat([t, mu[:, 1:]], 1))
+        lower = certified(ball, k, torch.cat([t, mu[:, 1:]], 1), reduced)
     return lower

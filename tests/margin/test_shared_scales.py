@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from local_lipschitz import margin_bound
 from local_lipschitz.margin import bound, ends
 from local_lipschitz.margin.ball import scaled
+from local_lipschitz.margin.fields import Field
 from local_lipschitz.margin.kinks import Interval, KinkRows, Rows
 from local_lipschitz.margin.layered import kinds, rescaled, shared_scales
 from local_lipschitz.margin.reduced import Reduced
+from local_lipschitz.margin.small_fields import together
 from local_lipschitz.margin.solve import Wanted, solve_all
 from local_lipschitz.margin.start import plain, starts
 
@@ -98,3 +100,22 @@ def test_several_starts_with_scales_by_layers_and_kinds(seed):
     assert float(torch.linalg.eigvalsh(Z)[0]) > -1e-8
     solved = solve_all(ball, [first, second], Wanted(torch.full_like(last.y0, torch.inf), 1e-3, 0))
     assert float(solved.t[0]) > before
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_rows_that_see_few_kinks_get_the_best_ends(seed):
+    """Many fields at once: as the interior-point method alone finds them, and no point of the ball is outside."""
+    generator = torch.Generator().manual_seed(seed)
+    found = [kinks(s, False)[0] for s in (seed, seed + 1)]
+    rows = []
+    for k in found:
+        draw = [torch.randn(1, n, generator=generator, dtype=torch.float64) for n in (5, len(k))]
+        y0 = torch.randn(1, generator=generator, dtype=torch.float64)
+        rows.append(Rows(y0, *draw, torch.zeros(1).double()))
+    problems = [Field(torch.arange(1), k, r) for k, r in zip(found, rows, strict=True)]
+    for k, r, lower in zip(found, rows, together(problems), strict=True):
+        both = Rows.join(r, -r)
+        ball = scaled(k, both)
+        alone = solve_all(ball, starts(k, both), Wanted(torch.full_like(both.y0, torch.inf), 1e-4, 25))
+        assert bool((lower <= alone.primal + 1e-4).all())
+        assert bool((lower >= alone.t - 0.03 * (both.y0 - alone.t)).all())
