@@ -121,22 +121,26 @@ def certify(
     exact = operator.to(torch.float64)
     mu, outputs = mu.double(), None if outputs is None else outputs.double()
     gamma = gamma.double().clamp(min=LEAST)
+    eta = tail_norms(exact, mu, gamma, outputs, random).eta(FEW * random.share)  # of a larger γ it is no larger
     best = before = torch.full_like(gamma, torch.inf)
+    stuck = exact.depth == 0
     for attempt in range(1, ATTEMPTS + 1):
-        failure = random.share / ATTEMPTS
-        eta = tail_norms(exact, mu, gamma, outputs, random).eta(FEW * failure)
-        H = scaled_operator(exact, mu, gamma, outputs, eta)
-        norms = lanczos_norms(H, tolerance, (1.0 - FEW) * failure, random.generator)
-        random.spent += failure
-        s = norms.upper.square()
+        last = stuck or attempt == ATTEMPTS
+        norms = lanczos_norms(
+            scaled_operator(exact, mu, gamma, outputs, eta), tolerance, (1.0 - FEW) * random.share / ATTEMPTS,
+            random.generator, enough=0.0 if exact.depth == 0 else 1.0, hopeless=math.inf if last else 1.0 + tolerance,
+        )  # fmt: skip
+        low, s = norms.estimate.square(), norms.upper.square()
         if exact.depth == 0:
             best = gamma * s
             break
         larger = s.clamp(min=1.0) ** (exact.depth + 1)
         best = torch.fmin(best, gamma * larger)  # not NaN after an overflow
-        if bool(((larger <= 1.0 + 2.0 * tolerance) | (s >= before)).all()) or not bool(torch.isfinite(s).all()):
-            break  # certified, or nearly; or it is not γ that is too small
-        before, gamma = s, torch.where(s > 1.0, gamma * (s * (1.0 + 0.5 * tolerance)) ** attempt, gamma)
+        if last or bool((larger <= 1.0 + 2.0 * tolerance).all()) or not bool(torch.isfinite(s).all()):
+            break
+        stuck = bool(((s <= 1.0) | (low >= before)).all())  # it is not γ that is too small
+        before, gamma = low, torch.where(s > 1.0, gamma * (low.clamp(min=1.0) * (1.0 + tolerance)) ** attempt, gamma)
+    random.spent += random.share
     if exact is not operator:
         operator.work += exact.work
     return best

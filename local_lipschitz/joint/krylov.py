@@ -1,7 +1,7 @@
 """What the multipliers of the joint bound are worth, by forward and backward passes (docs/joint_bound.md, section 4).
 
 With D = diag(1, μ) the operator G = K D Kᵀ takes one backward and one forward pass. W⁻¹ is applied by conjugate
-gradients, and the largest eigenvalues of S are those of a Krylov space. Nothing here is a bound: certificate.py is.
+gradients, and γ is that of a Krylov space of G. Nothing here is a bound: certificate.py is.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..joint_operator import JointOperator, Passes
-from .certificate import Random
+from ..joint_operator import Passes
 
 WIDE = 2**23  # elements of a layer in single precision: larger ones are new memory in every operation, which is slow
+INSIDE = 0.03  # part of diag(μ) that W is to exceed: μ that are found so have room for ‖H‖
 CG_STEPS = 40
 CG_TOLERANCE = 0.02  # of the residual; the gradient needs no more, and no bound rests on it
 BASIS = 6  # output directions that the multipliers are tuned for, where the outputs are many
 SMALL_OUTPUT = 16  # all output directions at once
-BLOCK = 2  # directions that a Krylov space starts from
-GROWTH = 9  # times it grows by as many, unless told otherwise
+RIDGE = 1e-6  # of ‖f‖² on a Krylov space, of vectors of length 1: single precision
 
 
 def gram(operator: Passes, mu: Tensor, f: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,7 +32,9 @@ def gram(operator: Passes, mu: Tensor, f: Tensor, v: Tensor) -> tuple[Tensor, Te
     return f, v, w
 
 
-def respond(operator: Passes, mu: Tensor, F: Tensor, guess: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
+def respond(
+    operator: Passes, mu: Tensor, F: Tensor, guess: Tensor | None, inside: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
     """(S F, Y, E) for output directions F (p, m): Y = W⁻¹C F, E = PᵀF + TᵀY.
 
     None where W is seen not to be ≻ 0, or where numbers are too large for the working dtype.
@@ -43,19 +44,21 @@ def respond(operator: Passes, mu: Tensor, F: Tensor, guess: Tensor | None) -> tu
         Y: Tensor | None = F.new_zeros(p, 0)
     else:
         _, C, _ = gram(operator, mu, F, F.new_zeros(p, G))
-        Y = _conjugate_gradients(operator, mu, C, guess)
+        Y = _conjugate_gradients(operator, mu, C, guess, inside)
     if Y is None:
         return None
     SF, _, E = gram(operator, mu, F, Y)
     return (SF, Y, E) if bool(torch.isfinite(SF).all()) else None
 
 
-def _conjugate_gradients(operator: Passes, mu: Tensor, C: Tensor, guess: Tensor | None) -> Tensor | None:
+def _conjugate_gradients(
+    operator: Passes, mu: Tensor, C: Tensor, guess: Tensor | None, inside: float
+) -> Tensor | None:
     """W⁻¹C for C (p, G), preconditioned by diag(μ); None where a direction of negative curvature turns up."""
 
     def W(y: Tensor) -> Tensor:
         _, v, _ = gram(operator, mu, y.new_zeros(y.shape[0], operator.out_size), y)
-        return mu * y - v
+        return (1.0 - inside) * mu * y - v
 
     y = torch.zeros_like(C) if guess is None else guess
     r = C if guess is None else C - W(y)
@@ -81,51 +84,57 @@ def _conjugate_gradients(operator: Passes, mu: Tensor, C: Tensor, guess: Tensor 
 
 @dataclass
 class Top:
-    """Estimates of the best γ (1,) or (K,) for given μ, from below, and the output directions (p, m) to tune μ for."""
+    """What γ has to be for given μ, from below; where, as output directions F (p, m); and the first one's δ (1, n)."""
 
-    gamma: Tensor
+    gamma: Tensor  # (1,) float64
     F: Tensor
+    delta: Tensor
 
 
-def top(operator: Passes, mu: Tensor, F: Tensor, growth: int = GROWTH) -> Top | None:
-    """Estimate of the largest eigenvalue of S(μ) from the Krylov space of F[:BLOCK]; None where W is not ≻ 0."""
-    if F.shape[0] == operator.out_size:  # F is square and orthogonal
-        answer = respond(operator, mu, F, None)
-        if answer is None:
-            return None
-        values = torch.linalg.eigvalsh((F @ answer[0].T).double())
-        return Top(values[-1:], F)
-    basis = images = F[:0]
-    block = torch.linalg.qr(F[:BLOCK].T)[0].T
-    for _ in range(min(growth, operator.out_size // BLOCK)):
-        answer = respond(operator, mu, block, None)
-        if answer is None:
-            return None
-        basis, images = torch.cat([basis, block]), torch.cat([images, answer[0]])
-        block = answer[0]
+def top(operator: Passes, mu: Tensor, start: Tensor, steps: int, count: int = 1) -> Top | None:
+    """From a Krylov space of G, a pass a step, that `start` (1, m) begins; `count` directions. None where not finite.
+
+    γ‖f‖² ≥ yᵀ(G − diag(0, μ))y has to hold for every y = (f, v). Here it does for those in the space, which is that
+    of G scaled by diag(γ, μ), with a guess of γ from below.
+    """
+    m, groups, tiny = operator.out_size, len(mu), torch.finfo(start.dtype).tiny
+    f, v, _ = gram(operator, mu, _unit(start), start.new_zeros(1, groups))
+    guess = f.norm().clamp(min=tiny)
+    scale = torch.cat([guess.sqrt().expand(m), mu.sqrt()])
+    y = torch.cat([f, v], 1) / scale
+    basis = images = y[:0]
+    for _ in range(min(steps, m + groups)):
         for _ in range(2):
-            block = torch.linalg.qr((block - (block @ basis.T) @ basis).T)[0].T
-    small = (basis @ images.T).double()
-    values, vectors = torch.linalg.eigh(0.5 * (small + small.T))
-    best = vectors[:, -BASIS:].flip(1).to(F.dtype).T @ basis
-    return Top(values[-1:], best)
+            y = _unit(y - (y @ basis.T) @ basis)
+        basis = torch.cat([basis, y])
+        y = torch.cat(gram(operator, mu, *(y / scale).split([m, groups], 1))[:2], 1) / scale
+        images = torch.cat([images, y])
+        if not bool(torch.isfinite(y).all()):
+            return None
+        sizes, rest = basis[:, :m] @ basis[:, :m].T, basis @ images.T - basis[:, m:] @ basis[:, m:].T
+        values, vectors = _generalised(rest.double(), sizes.double())
+        best = vectors[:, -1:].T.to(basis)
+        y = best @ (images - basis)
+        y[:, :m] = best @ images[:, :m] / values[-1].clamp(min=1.0) - best @ basis[:, :m]
+    largest = vectors[:, -count:].flip(1).T.to(basis) @ basis / scale
+    delta, _ = operator.adjoint(*largest[:1].split([m, groups], 1))
+    F = torch.linalg.qr(largest[:, :m].T)[0].T
+    return Top((values[-1:] * guess).clamp(min=0.0), F, delta)
 
 
-def estimate(operator: JointOperator, mu: Tensor, C: Tensor | None, F: Tensor) -> Top | None:
-    """γ (1,) of the whole output, or (K,) of each of C (K, m); None where W is not ≻ 0."""
-    if C is None:
-        return top(operator, mu, F)
-    answer = respond(operator, mu, C, None)
-    return None if answer is None else Top((C * answer[0]).double().sum(1), C)
+def _generalised(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Ascending λ with A x = λ B x, and x, for small symmetric A and B ⪰ 0."""
+    L = torch.linalg.cholesky(B + RIDGE * torch.eye(len(B)).to(B))
+    half = torch.linalg.solve_triangular(L, 0.5 * (A + A.T), upper=False)
+    values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(L, half.T, upper=False))
+    return values, torch.linalg.solve_triangular(L.T, vectors, upper=True)
 
 
-def directions(count: int, operator: Passes, random: Random) -> Tensor:
-    """Output directions (count, m) to start from; all of them where they are few."""
-    m = operator.out_size
-    return torch.eye(m).to(operator.like) if m <= SMALL_OUTPUT else random.normal(count, m, operator.like)
+def _unit(y: Tensor) -> Tensor:
+    return y / y.norm().clamp(min=torch.finfo(y.dtype).tiny)
 
 
-def least(operator: JointOperator, F: Tensor) -> float:
+def least(operator: Passes, F: Tensor) -> float:
     """‖F N‖² for orthonormal directions F (p, m): no multipliers make γ smaller."""
     delta, _ = operator.adjoint(F, F.new_zeros(F.shape[0], operator.groups))
     return float(torch.linalg.eigvalsh((delta @ delta.T).double())[-1])

@@ -6,35 +6,48 @@ Same condition and letters as descent.py. The result rests on a certified ‖H�
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ..joint_operator import Elements, JointOperator
+from ..joint_operator import Elements, JointOperator, Passes
 from ..layers.graph import Graph
 from .certificate import Random, certify
 from .descent import Point, descend, log_norm
-from .krylov import BASIS, BLOCK, SMALL_OUTPUT, Top, directions, estimate, least, respond, top
+from .krylov import BASIS, INSIDE, SMALL_OUTPUT, Top, least, respond, top
 
 ROUNDS = 3  # changes of these directions
 P_NORM = 16.0
-WORTH = 1.1  # multipliers on the way are improved where γ may fall by more than this factor
-WAY_GROWTH, ROUGH_GROWTH = 6, 3  # times a Krylov space grows: for layers, new groups
+WORTH = 1.25  # multipliers on the way are improved where γ may fall by more than this factor
+ADDED, WAY, LAST = 4, 8, 14  # steps of a Krylov space: for new groups, a layer, the output
+ROOM = 2.2  # of the μ of new groups, over what they were found to need
+RAISED, TIGHT = 1.2, 1.03  # γ of a layer over what was found: a certificate close to the least takes many steps
+NOISE = 0.3  # of a random direction beside the one that is known
 REPAIRS = (1.05, 1.2, 1.5, 2.0, 4.0, 16.0)
 ROUGH = 2e-2  # tolerance of the gains on the way
 FINE = 5e-4  # of the last certificate: what it exceeds 1 by counts once for each layer
+GAIN, LAST_GAIN = 5e-3, 5e-4  # of log γ: what another step has to promise on the way, and at the end
 PASSES_SLACK = 1e-9  # outward, on a gain by passes
 
+Found = TypeVar("Found", Tensor, Top)
 
-def improve(operator: JointOperator, mu: Tensor, F: Tensor, steps: int, p: float | None) -> Tensor:
-    """Better multipliers for the outputs F (p rows): mean of log S_ii (p None), or p-norm of F S Fᵀ."""
+
+def improve(
+    operator: JointOperator, mu: Tensor, F: Tensor, steps: int, p: float | None, gain: float
+) -> Tensor | None:
+    """Better multipliers for the outputs F (p rows): mean of log S_ii (p None), or p-norm of F S Fᵀ.
+
+    Ends where a step promises less than `gain`; then it may return `mu` itself. None where W(μ) is not ≻ 0.
+    """
     dtype, warm = F.dtype, dict[str, Tensor]()
 
     def evaluate(wide: Tensor) -> Point | None:
         mu = wide.to(dtype)
         if not bool((torch.isfinite(mu) & (mu > 0)).all()):
             return None
-        answer = respond(operator, mu, F, warm.get("Y"))
+        answer = respond(operator, mu, F, warm.get("Y"), INSIDE)
         if answer is None:
             return None
         SF, Y, E = answer
@@ -48,20 +61,17 @@ def improve(operator: JointOperator, mu: Tensor, F: Tensor, steps: int, p: float
             value, weight = log_norm(s, p)
             left, right = basis.T.to(dtype) @ E, basis.T.to(dtype) @ Y
         warm["Y"] = Y
-        up, down = ((side.double().square() * weight[:, None]).sum(0) for side in (left, right))
-        return Point(value, wide * up, wide * down)
+        up, down = (wide * (side.double().square() * weight[:, None]).sum(0) for side in (left, right))
+        down = (1.0 - INSIDE) * down
+        promised = ((up - down).square() / (up + down).clamp(min=torch.finfo(torch.float64).tiny)).sum()
+        return Point(value, up, down, enough=bool(promised < gain))
 
-    return descend(evaluate, mu.double(), steps)[0].to(dtype)
+    better, used, point = descend(evaluate, mu.double(), steps, growth=2.0)
+    return None if point is None else mu if used == 1 else better.to(dtype)
 
 
 class Infeasible(Exception):
     """No feasible multipliers were found."""
-
-
-def layer_gain(operator: JointOperator, mu: Tensor, gamma: Tensor, random: Random) -> float:
-    """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `operator`; γ (1,): an estimate of its square, to start from."""
-    certified = certify(operator, mu, (1.0 + 3.0 * ROUGH) * gamma.double(), None, random, ROUGH)
-    return float(certified.sqrt()) * (1.0 + PASSES_SLACK)
 
 
 class NoRows:
@@ -78,38 +88,34 @@ class PassGroups:
     def __init__(self, like: Tensor, graph: Graph, steps: int, random: Random) -> None:
         self.steps, self.random = steps, random
         self.mu, self.order = like.new_zeros(0), like.new_zeros(0)  # order: of each group's kink layer: 1, 2, …
+        self.worst: Tensor | None = None  # (1, n) the direction of the input that moves the last layer furthest
 
     def find(self, candidates: Elements) -> NoRows:
         return NoRows()
 
     def add(self, found: NoRows, kept: Tensor, elements: Elements) -> None:
-        """μ ∝ g² for the new groups, twice what makes W positive definite."""
-        start = directions(BLOCK, elements, self.random)
-        best = self._repaired(lambda: top(elements, self.mu, start, ROUGH_GROWTH))
+        """μ ∝ g² for the new groups, ROOM times what makes W positive definite."""
+        needed = self._top(elements, ADDED).gamma
         g, depth = elements.scale, elements.operator.depth + 1
-        self.mu = torch.cat([self.mu, 2.0 * max(1.0, 1.1 * float(best.gamma)) * g.square()])
+        self.mu = torch.cat([self.mu, (ROOM * needed.to(g)).clamp(min=torch.finfo(g.dtype).eps) * g.square()])
         self.order = torch.cat([self.order, torch.full_like(g, depth)])
 
-    def _repaired(self, attempt: Callable[[], Top | None]) -> Top:
-        """attempt(), with multipliers that are feasible: μ_k s^k is where ‖H‖² ≤ s with μ (docs, section 4)."""
-        for s in REPAIRS:
-            found = attempt()
-            if found is not None and bool(torch.isfinite(found.gamma).all()):
-                return found
-            self.mu = self.mu * s**self.order
-        raise Infeasible("no feasible multipliers were found")
-
     def layer_gain(self, operator: JointOperator) -> float:
-        if len(self.mu) == 0:
-            return layer_gain(operator, self.mu, self.mu.new_ones(1), self.random)
-        start = directions(BASIS, operator, self.random)
-        best = self._repaired(lambda: top(operator, self.mu, start, WAY_GROWTH))
-        if bool(best.gamma > WORTH * least(operator, best.F)):
-            mu = improve(operator, self.mu, best.F, self.steps, P_NORM)
-            better = top(operator, mu, best.F, WAY_GROWTH)
-            if better is not None and bool(better.gamma < best.gamma):
-                self.mu, best = mu, better
-        return layer_gain(operator, self.mu, best.gamma, self.random)
+        """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `operator`, somewhat larger than it need be."""
+        gamma = self.mu.new_ones(1, dtype=torch.float64)
+        if len(self.mu):
+            best, raised = self._top(operator, WAY, BASIS), RAISED
+            if float(best.gamma) > WORTH * least(operator, best.F):
+                before, raised = self.mu, TIGHT
+                self._improve(operator, best.F, self.steps, P_NORM, GAIN)
+                better = self._top(operator, WAY, BASIS)
+                if bool(better.gamma < best.gamma):
+                    best = better
+                else:
+                    self.mu = before
+            self.worst, gamma = best.delta, raised * best.gamma
+        certified = certify(operator, self.mu, gamma, None, self.random, ROUGH)
+        return float(certified.sqrt()) * (1.0 + PASSES_SLACK)
 
     def outputs(
         self, operator: JointOperator, C: Tensor | None, effort: int, target: Tensor | None = None
@@ -120,21 +126,59 @@ class PassGroups:
             value = certify(operator, self.mu, ones, C, self.random, self.random.tolerance).sqrt()
             return value, value
         few = C is None and operator.out_size <= SMALL_OUTPUT
-        rows = None if C is None else C.to(operator.like)
-        F = directions(BASIS, operator, self.random) if rows is None else rows
-        best = self._repaired(lambda: estimate(operator, self.mu, rows, F))
-        before, gamma, mu = best.gamma.sqrt(), best.gamma, self.mu
-        rounds = 1 if few or C is not None else ROUNDS
+        everything = torch.eye(operator.out_size).to(operator.like) if few else None
+        rows = everything if C is None else C.to(operator.like)
+        rounds = ROUNDS if rows is None else 1
+        gamma, F = self._estimate(operator, rows, C is not None)
+        before, best, mu = gamma.sqrt(), gamma, self.mu
         for _ in range(rounds):
-            if target is not None and bool((gamma.sqrt() * (1.0 + ROUGH) <= target).all()):
+            if target is not None and bool((best.sqrt() * (1.0 + ROUGH) <= target).all()):
                 break
-            self.mu = improve(operator, self.mu, best.F, max(1, effort // rounds), P_NORM if C is None else None)
             try:
-                best = self._repaired(lambda: estimate(operator, self.mu, rows, best.F))
+                if not self._improve(operator, F, max(1, effort // rounds), P_NORM if C is None else None, LAST_GAIN):
+                    break
+                gamma, F = self._estimate(operator, rows, C is not None)
             except Infeasible:
                 break
-            if bool(best.gamma.sum() < gamma.sum()):  # not always: other directions may have become larger
-                gamma, mu = best.gamma, self.mu
+            if bool(gamma.sum() < best.sum()):  # not always: other directions may have become larger
+                best, mu = gamma, self.mu
         self.mu = mu
-        gamma = certify(operator, self.mu, gamma * (1.0 + self.random.tolerance), C, self.random, FINE)
+        gamma = certify(operator, self.mu, best * (1.0 + self.random.tolerance), C, self.random, FINE)
         return gamma.sqrt(), before
+
+    def _estimate(self, operator: JointOperator, rows: Tensor | None, each: bool) -> tuple[Tensor, Tensor]:
+        """γ (1,) of the whole output, or (K,) of `each` of the rows, and the directions that μ is to be tuned for."""
+        if rows is None:
+            best = self._top(operator, LAST, BASIS)
+            self.worst = best.delta
+            return best.gamma, best.F
+
+        def exactly(mu: Tensor) -> Tensor | None:
+            answer = respond(operator, mu, rows, None, 0.5 * INSIDE)
+            return None if answer is None else (rows @ answer[0].T).double()
+
+        S = self._repaired(exactly)
+        return (S.diagonal() if each else torch.linalg.eigvalsh(0.5 * (S + S.T))[-1:]), rows
+
+    def _improve(self, operator: JointOperator, F: Tensor, steps: int, p: float | None, gain: float) -> bool:
+        """Better multipliers for the directions F; False where nothing was to be gained."""
+        before = self.mu
+        self.mu = self._repaired(partial(improve, operator, F=F, steps=steps, p=p, gain=gain))
+        return self.mu is not before
+
+    def _top(self, operator: Passes, steps: int, count: int = 1) -> Top:
+        """From the output that the worst direction of the layer before becomes, with something of all others."""
+        start = self.random.normal(1, operator.out_size, operator.like)
+        if self.worst is not None:
+            known, _ = operator.forward(self.worst, self.worst.new_zeros(1, operator.groups))
+            start = start * (NOISE * known.norm() / start.norm()) + known
+        return self._repaired(partial(top, operator, start=start, steps=steps, count=count))
+
+    def _repaired(self, attempt: Callable[..., Found | None]) -> Found:
+        """attempt(mu=μ), with multipliers that are feasible: μ_k s^k is where ‖H‖² ≤ s with μ (docs, section 4)."""
+        for s in REPAIRS:
+            found = attempt(mu=self.mu)
+            if found is not None:
+                return found
+            self.mu = self.mu * s**self.order
+        raise Infeasible("no feasible multipliers were found")

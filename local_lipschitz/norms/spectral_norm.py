@@ -75,13 +75,16 @@ def lanczos_norms(
     failure_probability: float = 1e-9,
     generator: torch.Generator | None = None,
     max_steps: int = MAX_STEPS,
+    enough: float = 0.0,
+    hopeless: float = math.inf,
 ) -> Norms:
     """Certified largest singular values by Lanczos on MᵀM, or MMᵀ where that is smaller.
 
     Guaranteed, in the model of docs/rounding.md: for each matrix P(‖M‖ > upper) ≤ failure_probability, over our own
     random start vector and not over the data; `upper` includes the operator's rounding. Stops when upper/estimate − 1 ≤
     tolerance for every matrix (rounding included, as far as it takes no more than half of that), when the Krylov space
-    is exhausted, or after `max_steps`; `upper` is valid wherever it stops.
+    is exhausted, or after `max_steps`; and for a matrix where upper ≤ enough is reached, or the estimate is above
+    `hopeless`. `upper` is valid wherever it stops.
     """
     if operator.rows < operator.columns:
         operator = operator.transpose()
@@ -99,8 +102,11 @@ def lanczos_norms(
         ritz = Ritz.from_steps(a, b, live[due], failure_probability, torch.finfo(operator.dtype).eps)
         lower = ritz.lower()
         rounding = products[due] + _vector_rounding(operator, lanczos.steps) * lower
-        share = np.maximum(tolerance - rounding / np.where(lower > 0.0, lower, math.inf), 0.5 * tolerance)
-        fresh = checks.passed(due, lanczos.steps, ritz.missing(share))
+        size = np.where(lower > 0.0, lower, math.inf)
+        share = np.maximum(tolerance - rounding / size, 0.5 * tolerance)
+        share = np.maximum(share, (enough - rounding) / size - 1.0)
+        missing = np.where(lower > hopeless, 0.0, ritz.missing(share))
+        fresh = checks.passed(due, lanczos.steps, missing)
         if fresh.any():
             now = everything[due][fresh]
             if lanczos.lost_orthogonality(np.flatnonzero(np.isin(left, now)).tolist()):
