@@ -21,7 +21,8 @@ def pays(x: Tensor, weight: Tensor, stride: tuple[int, ...], groups: int) -> boo
     """Whether `convolve` takes this convolution, or transposed one, of x (B, C, H, W), and is faster than torch's."""
     plain = len(stride) == 2 and stride == (1, 1) and groups == 1
     large = min(weight.shape[:2]) >= LEAST_CHANNELS and math.prod(x.shape[2:]) >= LEAST_PIXELS
-    return plain and large and x.dtype is torch.float64 and x.device.type == "cpu"
+    written = not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))  # to memory of its own
+    return plain and large and written and x.dtype is torch.float64 and x.device.type == "cpu"
 
 
 def convolve(

@@ -43,3 +43,10 @@ def test_one_tap_is_one_shift():
             moved = torch.zeros(1, 16, 26, 25, dtype=torch.float64)
             moved[:, :, 1:-1, 1:-1] = x
             assert torch.equal(convolve(x, weight, (1, 1), (1, 1), False), moved[:, :, i : i + 24, j : j + 23])
+
+
+def test_gradients_go_through():
+    A = convolution(torch.randn(16, 16, 3, 3).double(), (16, 24, 23), (1, 1), (1, 1), (1, 1), 1)
+    x, y = torch.randn(1, 16, 24, 23).double().requires_grad_(), torch.randn(1, 16, 24, 23).double()
+    (gradient,) = torch.autograd.grad((A.apply(x) * y).sum(), x)
+    torch.testing.assert_close(gradient, A.adjoint(y))
