@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .kinks import KinkRows, Rows
 
+FEW = 12  # kinks
 LITTLE = 0.5  # of all kinks: what rows see at most that form a field of their own
 
 
@@ -22,17 +23,21 @@ class Field:
 
 
 def fields(kinks: KinkRows, rows: Rows, at: Tensor) -> list[Field]:
-    """The rows `at`, those that see the same kinks together, and so all that see more than a part of them."""
+    """The rows `at`, those that see the same together, and so all that see more than a part of the kinks.
+
+    The same kinks where these are FEW, and else the same elements of the input: such rows differ in few kinks.
+    """
     reads = (kinks.T != 0).to(kinks.T)
     sees = (rows.T[at] != 0).to(reads)
     for _ in kinks.starts:  # a kink that is seen sees those that it reads
         sees = ((sees + sees @ reads) != 0).to(reads)
     inputs = ((rows.Q[at] != 0) | (sees @ (kinks.Q != 0).to(sees) != 0)).to(sees)
-    found: dict[bytes, list[int]] = {}
-    for i, seen in enumerate((sees != 0).cpu().numpy()):
-        found.setdefault(seen.tobytes(), []).append(i)
-    several = [i for i in found.values() if float(sees[i[0]].sum()) <= LITTLE * len(kinks)]
-    parts = [_field(kinks, rows, at[i], sees[i[0]] != 0, inputs[i].sum(0) != 0) for i in several]
+    found: dict[tuple[bool, bytes], list[int]] = {}
+    for i, few in enumerate((sees.sum(1) <= FEW).tolist()):
+        same = (sees if few else inputs)[i].cpu().numpy().tobytes()
+        found.setdefault((few, same), []).append(i)
+    several = [i for i in found.values() if float(sees[i].amax(0).sum()) <= LITTLE * len(kinks)]
+    parts = [_field(kinks, rows, at[i], sees[i].amax(0) != 0, inputs[i].amax(0) != 0) for i in several]
     rest = torch.ones_like(at, dtype=torch.bool)
     for part in several:
         rest[part] = False

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from .ball import Ball, scaled
 from .certificate import certified
-from .fields import Field
+from .fields import FEW, Field
 from .interior_point import Goal, solve
 from .kinks import Rows
 from .start import begin, from_lines, moments
 
-FEW = 12  # kinks that rows see at most
 BATCH = 2**22  # elements of the matrices that are solved at once
 STEPS, TOLERANCE = 25, 2e-3  # relative to how far the first bound is below the nominal value
 
