@@ -21,9 +21,9 @@ ENOUGH = 1e-2  # of how far t is below the nominal value: a step that gains less
 OTHERS = 0.2  # of the multipliers to begin with: all but the best
 MUCH = 0.1  # of how far t is below the nominal value: by what all are better than the best start alone
 TUNED = 32  # functions that stand for all of a layer
-FAR = 1.5  # of a logarithm in one step
+FAR = 1.0  # of a logarithm in one step
 LEAST = 1e-3  # of a step
-DAMPED, CHANGE, MOST = 3e-2, 10.0, 1e4  # of the diagonal: what is added to begin with, by what it changes, at most
+DAMPED, CHANGE, MOST = 0.1, 4.0, 1e4  # of the diagonal: what is added to begin with, by what it changes, at most
 
 
 def groups(relaxation: Relaxation, mu: Tensor) -> Tensor:
