@@ -21,7 +21,7 @@ GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they a
 STEEP = 3.0  # d log h / d log ε that is taken for upward steps of bounds whose failures are dear,
 STEEPER = 1.7  # or, if that is less, so many times the slope that was seen last
 TOLD = 0.9  # times the h that is enough: one nearer to that may only be where the work ended, and tells no slope
-BEYOND = 1.15  # the step upwards of the margin bound, whose failures are the dearest, from where the joint one ends
+BEYOND, ONWARD = 1.35, 1.15  # the first step upwards of the margin bound, from where the joint one ends, and the others
 MAX_EVALUATIONS = 60
 JUMP = 4.0  # d log h / d log ε that is taken for a jump
 
@@ -32,7 +32,7 @@ class Manner:
 
     first: the bound whose radius, to the relative tolerance `rough`, is the first ε. careful: failures are dear, so
     steps upwards are such that they mostly hold. includes_first: the bound proves what `first` proves. Its search goes
-    on from there by BEYOND, and its h only say whether it holds.
+    on from there by BEYOND and then ONWARD, and its h only say whether it holds.
     """
 
     first: Callable[..., Bound | MarginBound] = local_bound
@@ -112,6 +112,7 @@ class _Bracket:
         self.hi = torch.full_like(self.lo, math.inf)
         self.f_lo, self.f_hi = -self.hi, self.hi.clone()
         self.width, self.slow = self.hi.clone(), torch.zeros_like(self.lo)  # log hi/lo; evaluations that hardly cut it
+        self.held = torch.zeros(batch, dtype=torch.int64, device=device)  # how often
         self.steep = torch.full_like(self.lo, STEEP if manner.careful else 1.0)  # d log h / d log ε upwards
 
     def holds(self, i: Tensor, eps: Tensor, h: Tensor, rtol: float) -> None:
@@ -120,7 +121,7 @@ class _Bracket:
             seen = (h.log() - self.f_lo[i]) / (eps / self.lo[i]).log()
             told = (self.lo[i] > 0) & (h < TOLD * (1.0 - rtol))
             self.steep[i] = torch.where(told, STEEPER * seen, STEEP).clamp(1.0, STEEP)
-        self.lo[i], self.f_lo[i] = eps, h.log()
+        self.lo[i], self.f_lo[i], self.held[i] = eps, h.log(), self.held[i] + 1
 
     def fails(self, i: Tensor, eps: Tensor, h: Tensor) -> None:
         """The inputs i at eps, with h ≥ 1."""
@@ -149,7 +150,7 @@ class _Bracket:
         careful = lo * (-f_lo / self.steep).exp().clamp(min=1.0 + rtol)
         upwards = torch.minimum(torch.where(self.steep > 1.0, careful, across_up), GROWTH * lo)
         if self.manner.includes_first:
-            upwards = BEYOND * lo
+            upwards = torch.where(self.held == 1, BEYOND, ONWARD) * lo
         downwards = torch.where(f_hi.isinf(), hi / GROWTH, across_down)
 
         width, rise = (hi / lo).log(), f_hi - f_lo
