@@ -45,8 +45,9 @@ class Climbed:
 def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal, least: float = -math.inf) -> Climbed | None:
     """From multipliers mu (1, M) for function c (1, N) until the goal is reached; None where mu proves nothing.
 
-    The work also ends once it is not going to give as much as `least`.
+    The work also ends once it is not going to give as much as `least`, or, where it has that, as the target.
     """
+    target = float(goal.target[0])
     relaxation, start = reduced.relaxation, mu[0].clone()
     G = relaxation.kinks
     start[2 + G :].clamp_(min=FLOOR * float(start[1]) * max(1, G) ** -0.5)
@@ -57,7 +58,7 @@ def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal, least: float = -m
     size, took = relaxation.size + int(relaxation.signed().sum()), STEP * (time.monotonic() - began)
     tau = FIRST * abs(float(c[0, 0]) - now.t) / size
     best, steps, primal, length = now, 0, math.inf, 1.0
-    while steps < goal.steps and best.t <= float(goal.target[0]):
+    while steps < goal.steps and best.t <= target:
         began = time.monotonic()
         if began + took > goal.deadline:
             break
@@ -71,7 +72,8 @@ def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal, least: float = -m
             primal = now.t + tau * (size + decrement * math.sqrt(size))
             if primal - best.t <= float(goal.gap[0]) or primal < least:
                 break
-        if steps > 1 and best.t + min(goal.steps - steps, LEFT) * max(rise, 0.0) < least:
+        needed = least if best.t <= least else target
+        if math.isfinite(needed) and steps > 1 and best.t + min(goal.steps - steps, LEFT) * max(rise, 0.0) < needed:
             break
         if tau * size < 0.1 * float(goal.gap[0]):  # what is left does not lie on the central path
             break

@@ -71,8 +71,9 @@ class MarginBound:
 @torch.no_grad()
 def margin_bound(
     net: nn.Module, x0: Tensor, eps: float | Tensor, *, outputs: Tensor | None = None, target: float | None = None,
-    smallest: bool = False, by_passes: bool = True, effort: int = 40, tolerance: float = 1e-3,
-    failure_probability: float = 1e-9, seed: int = 0, box: tuple[Tensor | float, Tensor | float] | None = None,
+    least: float | None = None, smallest: bool = False, by_passes: bool = True, effort: int = 40,
+    tolerance: float = 1e-3, failure_probability: float = 1e-9, seed: int = 0,
+    box: tuple[Tensor | float, Tensor | float] | None = None,
 ) -> MarginBound:  # fmt: skip
     """Lower bounds of the functions outputs_k·f on ‖x − x0‖ ≤ eps, by the margin certificate.
 
@@ -83,10 +84,11 @@ def margin_bound(
     net, x0, eps: as in `local_bound`. outputs: (K, m) or (B, K, m); None is every output by itself. target: the work on
     a function ends once its bound is known to be above `target`, or never to reach it; None is as tight as `effort`,
     steps of the interior-point method for a function, and `tolerance`, relative to how far the bound lies below the
-    nominal value, allow. smallest: only the smallest of the K bounds is made as tight; the work on the others ends once
-    they are above it. by_passes: as in `joint_bound`; without them, where dense algebra ends there, it ends here. box:
-    (lowest, highest), numbers or what expands to (1, *shape): the bounds are then of the points of the ball with lowest
-    ≤ x ≤ highest. Raises as `local_bound` does, and ValueError where x0 is outside of the box. Source: docs/margin.md.
+    nominal value, allow. least: below `target`, what is worth the work where the target is out of reach; None is only
+    the target. smallest: only the smallest of the K bounds is made as tight; the work on the others ends once they are
+    above it. by_passes: as in `joint_bound`; without them, where dense algebra ends there, it ends here. box: (lowest,
+    highest), numbers or what expands to (1, *shape): the bounds are then of the points of the ball with lowest ≤ x ≤
+    highest. Raises as `local_bound` does, and ValueError where x0 is outside of the box. Source: docs/margin.md.
     """
     check_input(x0)
     if effort < 1:
@@ -102,7 +104,7 @@ def margin_bound(
     local = finish(graph, product, norms, outputs)
     assert local.fall is not None
     x0 = x0.expand(eps.shape[0], *x0.shape[1:])
-    job = Job(graph, target, smallest, by_passes, effort, tolerance, 0.5 * failure_probability, seed, box)
+    job = Job(graph, target, least, smallest, by_passes, effort, tolerance, 0.5 * failure_probability, seed, box)
     results = [
         job(x0[b : b + 1], float(eps[b]), outputs[b], product.only(b), fall) for b, fall in enumerate(local.fall)
     ]
@@ -147,6 +149,7 @@ class Job:
 
     graph: Graph
     target: float | None
+    least: float | None
     smallest: bool
     by_passes: bool
     effort: int
@@ -215,9 +218,10 @@ class Job:
         targets = torch.full_like(lines[open_], torch.inf if self.target is None else self.target)
         few = affordable(self.effort, len(local.kinks), DEAR, 3, LEAST_STEPS)
         steps = few if self.target is None else self.effort  # with a target, they end where they do not help
-        solved = solve_all(
-            ball, starts(local.kinks, rows), Wanted(targets, self.tolerance, steps, self.smallest, seed=self.seed)
-        )
+        wanted = Wanted(targets, self.tolerance, steps, self.smallest, seed=self.seed)
+        if self.least is not None:
+            wanted = replace(wanted, least=self.least)
+        solved = solve_all(ball, starts(local.kinks, rows), wanted)
         better = lines.clone()
         better[open_] = torch.maximum(lines[open_], proven(ball, solved))
         return better, solved.steps

@@ -48,7 +48,7 @@ class Wanted:
     the first bound is below the nominal value, or after so many `steps`. smallest: only the smallest bound counts, so
     that the work on the others ends above it, and all of it once one target cannot be reached. No step is begun that
     would end after the `deadline` of time.monotonic() if it took as long as the one before. seed: of points to begin
-    from.
+    from. least: what is worth the work although it is below the target.
     """
 
     targets: Tensor
@@ -57,6 +57,12 @@ class Wanted:
     smallest: bool = False
     deadline: float = math.inf
     seed: int = 0
+    least: float = math.inf
+
+    def worth(self, k: int) -> float:
+        """The least bound of function k that is worth the work; −∞ where as much as there is."""
+        target = float(self.targets[k])
+        return min(target, self.least) if math.isfinite(target) else -math.inf
 
 
 def solve_all(ball: Ball, starts: list[Tensor], wanted: Wanted) -> Solved:
@@ -156,14 +162,13 @@ class _Work:
 
     def hopeless(self, k: int, primal: Tensor) -> bool:
         """Whether function k will not reach what was wanted of it."""
-        return bool(primal < self.wanted.targets[k]) and bool(self.wanted.targets[k].isfinite())
+        return bool(primal < self.wanted.worth(k))
 
     def climb(self, k: int) -> None:
         """The barrier method."""
         result, c = self.result, self.ball.functions[k : k + 1]
         goal = Goal(self.wanted.steps, self.gap(k), self.targets[k : k + 1], self.wanted.deadline)
-        wanted = float(self.wanted.targets[k])
-        found = climb(self.reduced, c, result.mu[k : k + 1], goal, wanted if math.isfinite(wanted) else -math.inf)
+        found = climb(self.reduced, c, result.mu[k : k + 1], goal, self.wanted.worth(k))
         if found is None:
             return
         result.steps += found.steps

@@ -67,7 +67,7 @@ class Certificate:
             if self.bound is margin_bound:  # in units of the margins only the smallest of its bounds counts
                 unit_margin = margin.clamp(min=LEAST_MARGIN)
                 options["outputs"], options["smallest"] = options["outputs"] / unit_margin[..., None], True
-                options["target"] = 1.0 - enough * (1.0 - 1e-6)
+                options["target"], options["least"] = 1.0 - enough * (1.0 - 1e-6), 0.0
                 margin = margin / unit_margin
         if self.bound is joint_bound and eps is not None:
             L = enough * margin / eps[:, None]
