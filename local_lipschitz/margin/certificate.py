@@ -1,9 +1,10 @@
 """The proof: a lower bound of a function on the ball from multipliers, by one Cholesky factorisation in float64.
 
-If floating-point Cholesky runs through on a symmetric Ẑ, then Ẑ ≻ −s I with s = γ_{N+1}/(1 − γ_{N+1}) tr Ẑ (S. M.
-Rump, Verification of positive definiteness, BIT 46, 2006). Ẑ is within E of Σ μ_i A_i + C for the given numbers. And
-on the ball ‖ξ‖² ≤ R = 2 + number of kinks. So g ≥ t − (s + ‖E‖) R, whatever μ is; what the rows may be off by is taken
-from it, with the weight of the inequalities they enter (docs/margin.md). Nothing here is random or sampled.
+If floating-point Cholesky runs through on a symmetric Ẑ, in whatever order, then ξᵀẐξ ≥ −γ (Σ √ẑ_ii |ξ_i|)² with γ =
+γ_{N+2}/(1 − γ_{N+2}) (J. Demmel, 1989; Higham, theorem 10.5), and so Ẑ ≻ −γ tr Ẑ I (S. M. Rump, BIT 46, 2006). Ẑ is
+within E of Σ μ_i A_i + C for the given numbers, |ξ|ᵀ|E||ξ| a multiple of what the sizes of all terms add up to. On the
+ball ‖δ‖ and every p are at most 1. So little is taken from t, whatever μ is; and what the rows may be off by, with the
+weight of the inequalities they enter (docs/margin.md). Nothing here is random or sampled.
 """
 
 from __future__ import annotations
@@ -32,13 +33,11 @@ def certified(ball: Ball, k: int, mu: Tensor, reduced: Reduced | None = None) ->
     feasible = bool(torch.isfinite(mu).all() & signs)
     if not feasible or not _runs_through(relaxation, c, mu, reduced):
         return torch.full_like(t, -math.inf)
-    N, size = relaxation.size, _size(ball, mu) + c.norm() + t.abs()
-    trace = size + gamma * relaxation.span
-    shift = of_computed(N + 2) * trace * UP + N * UNDERFLOW
-    entries = gamma_n(relaxation.rows.shape[1] + 16) * size
-    largest = 2.0 + ball.excess + relaxation.kinks
+    N, largest = relaxation.size, 2.0 + ball.excess + relaxation.kinks
+    factor = of_computed(N + 2) * _across(ball, _diagonal(ball, mu, c).sqrt()[None])[0].square()
+    entries = gamma_n(relaxation.rows.shape[1] + 16) * _terms(ball, mu, c)
     slack = _slack(ball, mu) + ball.function_error[k]
-    return t - UP * ((shift + entries) * largest + slack + 4.0 * gamma_n(4) * t.abs())
+    return t - UP * (factor + N * UNDERFLOW * largest + entries + slack + 4.0 * gamma_n(4) * t.abs())
 
 
 def _runs_through(relaxation: Relaxation, c: Tensor, mu: Tensor, reduced: Reduced | None) -> bool:
@@ -76,6 +75,33 @@ def certified_shares(ball: Ball, mu: Tensor) -> Tensor:
     lost = 2.0 * r_size * away + scale * (sigma * away.square() + entries * largest + _slack(ball, mu))
     proven = value - UP * (lost + off + 4.0 * r_off * y_size + ball.function_error)
     return torch.where(proven.isfinite(), proven, -math.inf)  # multipliers may be infinite
+
+
+def _across(ball: Ball, rows: Tensor) -> Tensor:
+    """(k,) at least ⟨|row|, |ξ|⟩ on the ball, for rows (k, N): ‖δ‖² ≤ 1 + excess and p ≤ 1."""
+    first = 1 + ball.relaxation.span
+    one, delta, p = rows[:, 0].abs(), rows[:, 1:first], rows[:, first:].abs()
+    return one + (1.0 + ball.excess) * torch.linalg.vector_norm(delta, dim=1) + p.sum(1)
+
+
+def _diagonal(ball: Ball, mu: Tensor, c: Tensor) -> Tensor:
+    """(N,) at least the diagonal of Z."""
+    relaxation, first = ball.relaxation, 1 + ball.relaxation.span
+    t, gamma, lam, f, h = (x[0] for x in relaxation.split(mu))
+    rows = relaxation.rows[0]
+    diagonal = h @ rows.square()
+    diagonal[0] += h @ rows[:, 0].abs() + gamma + t.abs() + c[0].abs()
+    diagonal[1:first] += gamma
+    diagonal[first:] += f + (lam * rows[: relaxation.kinks, first:].diagonal()).abs()
+    return diagonal * UP
+
+
+def _terms(ball: Ball, mu: Tensor, c: Tensor) -> Tensor:
+    """At least what the sizes of all terms of ξᵀZξ add up to on the ball."""
+    t, gamma, lam, f, h = (x[0] for x in ball.relaxation.split(mu))
+    rows = _across(ball, ball.relaxation.rows[0])
+    size = (h * rows * (rows + 1.0)).sum() + lam.abs() @ rows[: ball.relaxation.kinks] + 2.0 * f.sum()
+    return size + gamma * (2.0 + ball.excess) + _across(ball, c[None])[0] + t.abs()
 
 
 def _size(ball: Ball, mu: Tensor) -> Tensor:

@@ -77,9 +77,10 @@ def is_positive(Z: list[list[Fraction]]) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_proven_holds_in_exact_arithmetic(seed):
+@pytest.mark.parametrize("in_order", [True, False])
+def test_what_is_proven_holds_in_exact_arithmetic(seed, in_order):
     ball, mu = small_ball(seed)
-    proven = float(certified(ball, 0, mu))
+    proven = float(certified(ball, 0, mu, None if in_order else Reduced.of(ball.relaxation)))
     t = float(mu[0, 0])
     assert proven <= t and t - proven <= 1e-9 * (1.0 + abs(t))
     assert is_positive(exact_matrix(ball, mu, proven))
@@ -91,7 +92,8 @@ def test_multipliers_that_prove_nothing_are_refused(seed):
     high, wrong = mu.clone(), mu.clone()
     high[0, 0] += 1e-2 * (1.0 + abs(float(mu[0, 0])))
     wrong[0, 1] = -1e-3
-    assert float(certified(ball, 0, high)) == float(certified(ball, 0, wrong)) == -float("inf")
+    for reduced in (None, Reduced.of(ball.relaxation)):
+        assert float(certified(ball, 0, high, reduced)) == float(certified(ball, 0, wrong, reduced)) == -float("inf")
     assert not is_positive(exact_matrix(ball, high, float(high[0, 0])))
 
 
