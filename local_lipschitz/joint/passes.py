@@ -20,10 +20,10 @@ from .krylov import BASIS, INSIDE, SMALL_OUTPUT, Top, least, respond, top
 
 ROUNDS = 3  # changes of these directions
 P_NORM = 16.0
-WORTH = 1.25  # multipliers on the way are improved where γ may fall by more than this factor
+WORTH = 2.0  # multipliers on the way are improved where γ may fall by more than this factor
 ADDED, WAY, LAST = 4, 12, 16  # steps of a Krylov space: for new groups, a layer, the output
 ROOM = 2.2  # of the μ of new groups, over what they were found to need
-RAISED, TIGHT = 1.2, 1.03  # γ of a layer over what was found: a certificate close to the least takes many steps
+RAISED, TIGHT = 1.4, 1.03  # γ of a layer over what was found: a certificate close to the least takes many steps
 NOISE = 0.3  # of a random direction beside the one that is known
 REPAIRS = (1.05, 1.2, 1.5, 2.0, 4.0, 16.0)
 ROUGH = 2e-2  # tolerance of the gains on the way
