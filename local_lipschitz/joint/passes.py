@@ -28,7 +28,7 @@ NOISE = 0.3  # of a random direction beside the one that is known
 REPAIRS = (1.05, 1.2, 1.5, 2.0, 4.0, 16.0)
 ROUGH = 2e-2  # tolerance of the gains on the way
 FINE = 5e-4  # of the last certificate: what it exceeds 1 by counts once for each layer
-GAIN, LAST_GAIN = 5e-3, 5e-4  # of log γ: what another step has to promise on the way, and at the end
+GAIN, LAST_GAIN = 5e-3, 1e-3  # of log γ: what another step has to promise on the way, and at the end
 PASSES_SLACK = 1e-9  # outward, on a gain by passes
 
 Found = TypeVar("Found", Tensor, Top)
