@@ -18,6 +18,7 @@ from ..product.bound import Bound
 from ..product.propagation import REACH_SLACK
 
 LEAST_MARGIN = 1e-200  # in units of which margins are bounded
+HOLDS = 2e-3  # of a margin: a lower bound that is worth the work, what rounding takes off included
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Certificate:
             if self.bound is margin_bound:  # in units of the margins only the smallest of its bounds counts
                 unit_margin = margin.clamp(min=LEAST_MARGIN)
                 options["outputs"], options["smallest"] = options["outputs"] / unit_margin[..., None], True
-                options["target"], options["least"] = 1.0 - enough * (1.0 - 1e-6), 0.0
+                options["target"], options["least"] = 1.0 - enough * (1.0 - 1e-6), HOLDS
                 margin = margin / unit_margin
         if self.bound is joint_bound and eps is not None:
             L = enough * margin / eps[:, None]
