@@ -23,7 +23,8 @@ MAY_IMPORT = {  # besides the base; what is not here is the package's face or th
     "joint_operator": {"product", "layers", "norms"},
     "joint": {"joint_operator", "product", "reading", "layers", "norms"},
     "margin": {"joint", "joint_operator", "product", "reading", "layers", "norms"},
-    "radius": {"margin", "joint", "product", "reading", "layers"},
+    "bracket": set(),
+    "radius": {"bracket", "margin", "joint", "product", "reading", "layers"},
     "verify": {"margin", "joint", "product", "reading", "layers", "attacks"},
 }
 OUTSIDE = {"networks", "other_methods", "script_tools", "my_config", "benchmarks", "tests"}

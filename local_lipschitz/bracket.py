@@ -1,20 +1,15 @@
-"""The largest ε at which a certificate holds: a bracket that closes, from the radius by a cheaper bound."""
+"""The largest ε at which something holds, for each input of a batch: a bracket that closes (radius.py)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..joint.bound import joint_bound
-from ..margin.bound import MarginBound, margin_bound
-from ..printing import counter
-from ..product.bound import Bound, global_bound, local_bound
-from ..product.propagation import REACH_SLACK
-from .certificate import Certificate
+from .printing import counter
 
 EPS_MIN, EPS_MAX = 1e-15, 1e9  # the radii that are searched
 GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they are far from holding
@@ -28,24 +23,27 @@ JUMP = 4.0  # d log h / d log ε that is taken for a jump
 
 @dataclass(frozen=True)
 class Manner:
-    """How a radius is searched with a bound.
+    """How the search goes. careful: failures are dear, so steps upwards are such that they mostly hold.
 
-    first: the bound whose radius, to the relative tolerance `rough`, is the first ε. careful: failures are dear, so
-    steps upwards are such that they mostly hold. includes_first: the bound proves what `first` proves. Its search goes
-    on from there by BEYOND and then ONWARD, and its h only say whether it holds.
+    includes_start: what is asked holds where the search starts. It goes on from there by BEYOND and then ONWARD, and h
+    only says whether it holds.
     """
 
-    first: Callable[..., Bound | MarginBound] = local_bound
-    rough: float = 0.1
     careful: bool = False
-    includes_first: bool = False
+    includes_start: bool = False
 
 
-MANNERS: dict[Callable[..., Bound | MarginBound], Manner] = {
-    local_bound: Manner(first=global_bound),
-    joint_bound: Manner(careful=True),
-    margin_bound: Manner(first=joint_bound, rough=0.25, careful=True, includes_first=True),
-}
+@dataclass(frozen=True)
+class Load:
+    """h = max_c ε·L_c(ε)/margin_c, below 1 where the certificate holds, and the class c of the maximum; (b,) each.
+
+    failure_probability: of the bound. dense: (b,) bool, whether it is a joint or margin bound by dense algebra.
+    """
+
+    h: Tensor
+    limiting_class: Tensor
+    failure_probability: float
+    dense: Tensor
 
 
 @dataclass(frozen=True)
@@ -62,23 +60,22 @@ class Found:
     dense: Tensor
 
 
-def closed_form(certificate: Certificate, held: Tensor) -> Found:
-    """min_c margin_c / L_c for a bound that holds for every ε; open at its end, hence the factor."""
-    load = certificate.load(torch.arange(len(held), device=held.device), None)
-    radius = torch.where(held, ((1.0 - REACH_SLACK) / load.h).clamp(max=EPS_MAX), 0.0)
-    once = torch.ones_like(certificate.label)
-    nearest = certificate.others.gather(1, certificate.margin.argmin(1, keepdim=True))[:, 0]
-    limiting = torch.where(held, load.limiting_class, nearest)
-    return Found(radius, limiting, once, load.failure_probability * once.double(), torch.zeros_like(held))
+class Loads(Protocol):
+    """h at eps (b,) for the inputs `which` (b,), with random vectors of its own for every evaluation.
+
+    An h ≤ enough, or > 1, need not be as small as possible. by_passes: whether to go on by passes where dense algebra
+    ends.
+    """
+
+    def __call__(self, which: Tensor, eps: Tensor, evaluation: int, enough: float, by_passes: bool) -> Load: ...
 
 
-def search(certificate: Certificate, held: Tensor, rtol: float, progress: bool = False) -> Found:
+def search(loads: Loads, start: Found, held: Tensor, manner: Manner, rtol: float, progress: bool) -> Found:
     """A bracket for each input, lo held and hi failed, until hi/lo ≤ 1 + rtol or h(lo) ≥ 1 − rtol."""
-    manner = MANNERS.get(certificate.bound, Manner())
-    start, bracket = _start(certificate, held, manner), _Bracket(len(held), held.device, manner)
+    bracket = _Bracket(len(held), held.device, manner)
     eps, limiting = start.radius.clamp(EPS_MIN, EPS_MAX), start.limiting_class.clone()
     failure, evaluations, dense = torch.zeros_like(eps), torch.zeros_like(limiting), start.dense.clone()
-    if manner.includes_first:
+    if manner.includes_start:
         known, failure = (held & (start.radius > 0)).nonzero()[:, 0], failure + start.failure_probability
         bracket.holds(known, start.radius[known], torch.full_like(start.radius[known], 1.0 - rtol), rtol)
         eps[known] = bracket.following(rtol)[known]
@@ -89,7 +86,7 @@ def search(certificate: Certificate, held: Tensor, rtol: float, progress: bool =
         i = (active & (evaluations == evaluations[first]) & (dense == dense[first])).nonzero()[:, 0]
         evaluations[i] += 1
         by_passes = not bool(dense[first])  # looser and dearer: hardly further than where dense algebra ends
-        load = certificate.load(i, eps[i], int(evaluations[first]), 1.0 - rtol, by_passes)
+        load = loads(i, eps[i], int(evaluations[first]), 1.0 - rtol, by_passes)
         failure[i] += load.failure_probability
         up, good = i[load.h < 1.0], load.h < 1.0
         bracket.holds(up, eps[up], load.h[good], rtol)
@@ -149,7 +146,7 @@ class _Bracket:
         across_up, across_down = lo * (-f_lo).exp() * (1.0 + rtol), hi * (-f_hi).exp() * (1.0 - rtol)
         careful = lo * (-f_lo / self.steep).exp().clamp(min=1.0 + rtol)
         upwards = torch.minimum(torch.where(self.steep > 1.0, careful, across_up), GROWTH * lo)
-        if self.manner.includes_first:
+        if self.manner.includes_start:
             upwards = torch.where(self.held == 1, BEYOND, ONWARD) * lo
         downwards = torch.where(f_hi.isinf(), hi / GROWTH, across_down)
 
@@ -159,17 +156,7 @@ class _Bracket:
         middle = (lo * hi).sqrt()
         between = torch.where(self.slow == 1, across, secant)
         outside = ~((between > lo) & (between < hi))
-        halve = outside | (self.slow > 1) | (rise > JUMP * width) | self.manner.includes_first
+        halve = outside | (self.slow > 1) | (rise > JUMP * width) | self.manner.includes_start
         between = torch.where(halve, middle, between).clamp(lo * (1.0 + rtol / 2), hi / (1.0 + rtol / 2))
         eps = torch.where(hi.isinf(), upwards, torch.where(lo == 0.0, downwards, between))
         return eps.clamp(EPS_MIN, EPS_MAX)
-
-
-def _start(certificate: Certificate, held: Tensor, manner: Manner) -> Found:
-    """Where to begin: the radius by a cheaper bound, roughly."""
-    known = ("tolerance", "failure_probability", "seed")
-    options = {key: value for key, value in certificate.options.items() if key in known}
-    certificate = replace(certificate, bound=manner.first, options=options)
-    if manner.first is global_bound:
-        return closed_form(certificate, held)
-    return search(certificate, held, manner.rough)
