@@ -31,13 +31,16 @@ def pass_time(net: nn.Module, x0: Tensor, runs: int = 5) -> float:
 def costly_time(net: nn.Module, x0: Tensor, passes: float) -> float:
     """Seconds, roughly, of a bound at one of many ε: that many passes, and dense algebra on two CPU cores.
 
-    By the fastest of some passes: other work on the machine does not decide it.
+    By the fastest of some passes on one thread: other work on the machine does not decide it. Threads that wait for one
+    another would make a pass a hundred times as long there.
     """
     stages = read(net, x0[:1]).stages
-    work, times = _a_pass(stages, x0), list[float]()
+    work, times, threads = _a_pass(stages, x0), list[float](), torch.get_num_threads()
+    torch.set_num_threads(1)
     work()
     while len(times) < 10 and sum(times) < 2.0:
         times.append(_time(work, x0.device))
+    torch.set_num_threads(threads)
     kinks = sum(math.prod(stage.out_shape) for stage in stages[:-1])
     return passes * min(times) + SECONDS_A_CUBE * min(kinks, MOST_KINKS) ** 3
 

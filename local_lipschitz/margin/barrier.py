@@ -28,6 +28,7 @@ SHRINK = 0.5  # of τ, once t rises by less than SLOW of what τ costs
 SLOW = 0.1
 FRACTION = 0.9  # of the way to where a multiplier changes its sign
 LEFT = 12  # steps, as good as the last one, that gain more than all that are left: each gains less than the one before
+SHORT = 0.3  # of a step: so long ones may fall for the sake of the central path, and the primal value ends them
 LEAST, LONGER = 1e-4, 3.0  # of a step; and how much longer than the one before it may be
 RIDGE = 1e-13
 STEP = 8.0  # about how many times as long as one point a step takes, before one was seen
@@ -72,8 +73,8 @@ def climb(reduced: Reduced, c: Tensor, mu: Tensor, goal: Goal, least: float = -m
             primal = now.t + tau * (size + decrement * math.sqrt(size))
             if primal - best.t <= float(goal.gap[0]) or primal < least:
                 break
-        needed = least if best.t <= least else target
-        if math.isfinite(needed) and steps > 1 and best.t + min(goal.steps - steps, LEFT) * max(rise, 0.0) < needed:
+        needed, near = least if best.t <= least else target, length < SHORT  # near the boundary: no step will do more
+        if near and math.isfinite(needed) and best.t + min(goal.steps - steps, LEFT) * max(rise, 0.0) < needed:
             break
         if tau * size < 0.1 * float(goal.gap[0]):  # what is left does not lie on the central path
             break
