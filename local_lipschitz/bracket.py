@@ -88,10 +88,11 @@ def search(loads: Loads, start: Found, held: Tensor, manner: Manner, rtol: float
         by_passes = not bool(dense[first])  # looser and dearer: hardly further than where dense algebra ends
         load = loads(i, eps[i], int(evaluations[first]), 1.0 - rtol, by_passes)
         failure[i] += load.failure_probability
-        up, good = i[load.h < 1.0], load.h < 1.0
+        good = load.h < 1.0
+        up, down = i[good], i[~good]
         bracket.holds(up, eps[up], load.h[good], rtol)
         limiting[up], dense[up] = load.limiting_class[good], dense[up] | load.dense[good]
-        bracket.fails(i[~good], eps[i[~good]], load.h[~good])
+        bracket.fails(down, eps[down], load.h[~good])
         bracket.note(i)
         active[up] = load.h[good] < 1.0 - rtol
         active &= bracket.open(rtol) & (evaluations < MAX_EVALUATIONS)

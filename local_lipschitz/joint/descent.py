@@ -19,6 +19,7 @@ FIRST_STEP = 0.5  # in log μ
 TINY = 1e-290
 STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
 PATIENCE = 6
+GROWTH = 2.0  # of a step, where those that leave W ≻ 0 would be tried again and again
 
 
 @dataclass(frozen=True)

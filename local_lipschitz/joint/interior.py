@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .descent import STALL, Point, descend, inverse_of, log_norm, mixing, newton
+from .descent import GROWTH, STALL, Point, descend, inverse_of, log_norm, mixing, newton
 from .first_kinks import Acts, FirstKinks
 from .groups import Groups
 from .triangles import add_gram, minus_gram
@@ -31,7 +31,6 @@ NEWTON = 1000  # groups, from which they do not pay
 SINGLE = 500  # groups, from which the other steps are in single precision
 FEWEST = 10  # quasi-Newton steps of a stage, of those that are left
 STALLED = 5e-3  # of τ: a fall of the objective that is not worth waiting for in a stage without Newton steps
-GROWTH = 2.0  # of a step there, at most: steps that leave W ≻ 0 would be tried again and again
 SURE = {torch.float64: 1e-6, torch.float32: 1e-3}  # that values are below their targets before they are proven
 FAR = 1.1  # times its target: a value that is seen to stay above that
 

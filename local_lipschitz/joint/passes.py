@@ -15,7 +15,7 @@ from torch import Tensor
 from ..joint_operator import Elements, JointOperator, Passes
 from ..layers.graph import Graph
 from .certificate import Random, certify
-from .descent import Point, descend, log_norm
+from .descent import GROWTH, Point, descend, log_norm
 from .krylov import BASIS, INSIDE, SMALL_OUTPUT, Top, least, respond, top
 
 ROUNDS = 3  # changes of these directions
@@ -66,7 +66,7 @@ def improve(
         promised = ((up - down).square() / (up + down).clamp(min=torch.finfo(torch.float64).tiny)).sum()
         return Point(value, up, down, enough=bool(promised < gain))
 
-    better, used, point = descend(evaluate, mu.double(), steps, growth=2.0)
+    better, used, point = descend(evaluate, mu.double(), steps, growth=GROWTH)
     return None if point is None else mu if used == 1 else better.to(dtype)
 
 

@@ -218,9 +218,8 @@ class Job:
         targets = torch.full_like(lines[open_], torch.inf if self.target is None else self.target)
         few = affordable(self.effort, len(local.kinks), DEAR, 3, LEAST_STEPS)
         steps = few if self.target is None else self.effort  # with a target, they end where they do not help
-        wanted = Wanted(targets, self.tolerance, steps, self.smallest, seed=self.seed)
-        if self.least is not None:
-            wanted = replace(wanted, least=self.least)
+        least = torch.inf if self.least is None else self.least
+        wanted = Wanted(targets, self.tolerance, steps, self.smallest, seed=self.seed, least=least)
         solved = solve_all(ball, starts(local.kinks, rows), wanted)
         better = lines.clone()
         better[open_] = torch.maximum(lines[open_], proven(ball, solved))

@@ -98,19 +98,21 @@ def _diagonal(ball: Ball, mu: Tensor, c: Tensor) -> Tensor:
 
 def _terms(ball: Ball, mu: Tensor, c: Tensor) -> Tensor:
     """At least what the sizes of all terms of ξᵀZξ add up to on the ball."""
-    t, gamma, lam, f, h = (x[0] for x in ball.relaxation.split(mu))
-    rows = _across(ball, ball.relaxation.rows[0])
-    size = (h * rows * (rows + 1.0)).sum() + lam.abs() @ rows[: ball.relaxation.kinks] + 2.0 * f.sum()
-    return size + gamma * (2.0 + ball.excess) + _across(ball, c[None])[0] + t.abs()
+    t, gamma = mu[0, :2]
+    kinks = _kink_terms(ball, mu, _across(ball, ball.relaxation.rows[0]))
+    return kinks + gamma * (2.0 + ball.excess) + _across(ball, c[None])[0] + t.abs()
 
 
 def _size(ball: Ball, mu: Tensor) -> Tensor:
     """At least the sum of the sizes of all terms but t and c in Z."""
-    relaxation = ball.relaxation
-    _, gamma, lam, f, h = (x[0] for x in relaxation.split(mu))
-    rows = torch.linalg.vector_norm(relaxation.rows[0], dim=1)
-    size = (h * rows * (rows + 1.0)).sum() + lam.abs() @ rows[: relaxation.kinks] + 2.0 * f.sum()
-    return size + gamma * (math.sqrt(relaxation.span) + 1.0)
+    kinks = _kink_terms(ball, mu, torch.linalg.vector_norm(ball.relaxation.rows[0], dim=1))
+    return kinks + mu[0, 1] * (math.sqrt(ball.relaxation.span) + 1.0)
+
+
+def _kink_terms(ball: Ball, mu: Tensor, rows: Tensor) -> Tensor:
+    """What the sizes of the kinks' terms add up to, for the sizes of the rows (R,)."""
+    _, _, lam, f, h = (x[0] for x in ball.relaxation.split(mu))
+    return (h * rows * (rows + 1.0)).sum() + lam.abs() @ rows[: ball.relaxation.kinks] + 2.0 * f.sum()
 
 
 def _slack(ball: Ball, mu: Tensor) -> Tensor:
