@@ -19,6 +19,7 @@ from ..norms.cholesky import proven_positive_definite, proven_with_border
 from ..norms.lanczos import Operator
 from ..norms.spectral_norm import lanczos_norms
 from ..numerics import UNDERFLOW, of_computed
+from .krylov import WIDE
 
 ATTEMPTS = 4  # with a larger γ each time
 LEAST = 1e-200  # of γ and μ, so that no product underflows or overflows to anything that matters
@@ -87,26 +88,21 @@ def _scaled(gram: Tensor, bound: Tensor, size: int, terms: int) -> Tensor:
     return A.cpu()  # some libraries for GPUs invert blocks on the diagonal
 
 
-class TailNorms:
-    """What rounding may add to ‖H_k‖, on the true differences of the network (docs/joint_bound.md, section 6).
+class Tails:
+    """What rounding may add to each of the rows that go back with it, place by place (docs/joint_bound.md, section 6).
 
-    Called like `RowErrors` on the way back of VECTORS Gaussian y for each of K matrices: at each place of the network
-    the error is at most γ⟨|r|, reach⟩ ≤ γ√n‖reach∘r‖ for the r that a unit y becomes there.
+    Called like `RowErrors` on the way back of some y: at each place of the network the error is at most
+    γ⟨|r|, reach⟩ ≤ γ√n‖reach∘r‖ for the r that a unit y becomes there.
     """
 
-    def __init__(self, count: int) -> None:
-        self.sum, self.places = torch.zeros(count, dtype=torch.float64), 0
+    def __init__(self) -> None:
+        self.places: list[Tensor] = []  # (p,) each
 
     def add(self, r: Tensor, reach: Tensor, n: int) -> None:
+        """As in `Errors`."""
         lengths = torch.linalg.vector_norm((r * reach).flatten(1), dim=1, dtype=torch.float64).cpu()
-        longest = lengths.reshape(len(self.sum), VECTORS).amax(1)
-        self.sum += SAFE * of_computed(n, r.dtype) * (longest * math.sqrt(max(1, int((reach > 0).sum()))) + UNDERFLOW)
-        self.places += 1
-
-    def eta(self, failure_probability: float) -> Tensor:
-        """(K,): for a map M, ‖M y‖ ≥ θ‖M‖ for one of the y, except with probability (θ√(2/π))^VECTORS."""
-        theta = math.sqrt(0.5 * math.pi) * (failure_probability / max(1, self.places)) ** (1.0 / VECTORS)
-        return self.sum / theta
+        root = math.sqrt(max(1, int((reach > 0).sum())))
+        self.places.append(SAFE * of_computed(n, r.dtype) * (lengths * root + UNDERFLOW))
 
 
 def certify(
@@ -121,7 +117,7 @@ def certify(
     exact = operator.to(torch.float64)
     mu, outputs = mu.double(), None if outputs is None else outputs.double()
     gamma = gamma.double().clamp(min=LEAST)
-    eta = tail_norms(exact, mu, gamma, outputs, random).eta(FEW * random.share)  # of a larger γ it is no larger
+    eta = tail_norms(exact, mu, gamma, outputs, random)  # of a larger γ it is no larger
     best = before = torch.full_like(gamma, torch.inf)
     stuck = exact.depth == 0
     for attempt in range(1, ATTEMPTS + 1):
@@ -167,19 +163,30 @@ def scaled_operator(
     return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, eta.to(mu.device))
 
 
-def tail_norms(operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random) -> TailNorms:
-    """η of H(γ, μ), or of that of each of the `outputs`."""
+def tail_norms(operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random) -> Tensor:
+    """η (K,) of H(γ, μ), or of that of each of the `outputs`, except with probability FEW of a certificate's."""
     K, columns, root = len(gamma), operator.out_size if outputs is None else 1, gamma.sqrt()[:, None, None]
     y = random.normal(K * VECTORS, columns, mu).reshape(K, VECTORS, columns) / root
     f = y if outputs is None else y * outputs[:, None]
-    tails = TailNorms(K)
-    operator.adjoint(f.flatten(0, 1), random.normal(K * VECTORS, len(mu), mu) / mu.sqrt(), tails)
-    return tails
+    return _eta(operator, f.flatten(0, 1), random.normal(K * VECTORS, len(mu), mu) / mu.sqrt(), random)
 
 
-def output_tails(operator: JointOperator, random: Random) -> TailNorms:
-    """η of the whole output alone, |y · (Δf − Ñδ − P̃w)| ≤ η‖δ‖ for every unit y."""
-    tails = TailNorms(1)
+def output_tails(operator: JointOperator, random: Random) -> Tensor:
+    """η (1,) of the whole output alone, |y · (Δf − Ñδ − P̃w)| ≤ η‖δ‖ for every unit y."""
     y = random.normal(VECTORS, operator.out_size, operator.like)
-    operator.adjoint(y, y.new_zeros(VECTORS, operator.groups), tails)
-    return tails
+    return _eta(operator, y, y.new_zeros(VECTORS, operator.groups), random)
+
+
+def _eta(operator: JointOperator, f: Tensor, v: Tensor, random: Random) -> Tensor:
+    """From VECTORS Gaussian y for each matrix: the sum over all places of the norm of what is added there.
+
+    For a map M, ‖M y‖ ≥ θ‖M‖ for one of the y, except with probability (θ√(2/π))^VECTORS.
+    """
+    sizes, part = [], max(1, WIDE // operator.widest)
+    for some_f, some_v in zip(f.split(part), v.split(part), strict=True):
+        tails = Tails()
+        operator.adjoint(some_f, some_v, tails)
+        sizes.append(torch.stack(tails.places))
+    longest = torch.cat(sizes, 1).unflatten(1, (-1, VECTORS)).amax(2)
+    theta = math.sqrt(0.5 * math.pi) * (FEW * random.share / max(1, len(longest))) ** (1.0 / VECTORS)
+    return longest.sum(0) / theta

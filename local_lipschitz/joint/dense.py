@@ -76,13 +76,13 @@ class DenseGroups(Groups):
         self.extend(new.delta, new.P, 2.0 * top * d, error, tau)
         self.extend_factor(X, S)
 
-    def layer_gain(self, operator: JointOperator) -> float:
+    def layer_gain(self, operator: JointOperator, known: float) -> float:
         """√λ_max(S(μ)) of the whole output of `operator`, certified; in float64."""
         factor = self.factor(self.mu, 1)
         if factor is None:
             return math.inf
         share = self.random.share
-        eta = output_tails(operator, self.random).eta(FEW * share)
+        eta = output_tails(operator, self.random)
         M = self._root(operator, factor, eta.to(self.mu.device))
         norm = lanczos_norms(M, ROUGH, (1.0 - FEW) * share, self.random.generator).upper
         self.random.spent += share

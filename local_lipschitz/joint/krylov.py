@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..joint_operator import Passes
 
-WIDE = 2**23  # elements of a layer in single precision: larger ones are new memory in every operation, which is slow
+WIDE = 2**22  # elements of a layer: larger ones are new memory in every operation, which is slow
 INSIDE = 0.03  # part of diag(μ) that W is to exceed: μ that are found so have room for ‖H‖
 CG_STEPS = 40
 CG_TOLERANCE = 0.02  # of the residual; the gradient needs no more, and no bound rests on it

@@ -5,6 +5,7 @@ Same condition and letters as descent.py. The result rests on a certified ‖H�
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..joint_operator import Elements, JointOperator, Passes
 from ..layers.graph import Graph
 from .certificate import Random, certify
-from .descent import GROWTH, Point, descend, log_norm
+from .descent import GROWTH, TINY, Point, descend, log_norm
 from .krylov import BASIS, INSIDE, SMALL_OUTPUT, Top, least, respond, top
 
 ROUNDS = 3  # changes of these directions
@@ -24,6 +25,7 @@ WORTH = 2.0  # multipliers on the way are improved where γ may fall by more tha
 ADDED, WAY, LAST = 4, 12, 16  # steps of a Krylov space: for new groups, a layer, the output
 ROOM = 2.2  # of the μ of new groups, over what they were found to need
 RAISED, TIGHT = 1.4, 1.03  # γ of a layer over what was found: a certificate close to the least takes many steps
+MORE = 0.03  # kinks, of those so far, that may be added for want of a certificate
 NOISE = 0.3  # of a random direction beside the one that is known
 REPAIRS = (1.05, 1.2, 1.5, 2.0, 4.0, 16.0)
 ROUGH = 2e-2  # tolerance of the gains on the way
@@ -100,11 +102,19 @@ class PassGroups:
         self.mu = torch.cat([self.mu, (ROOM * needed.to(g)).clamp(min=torch.finfo(g.dtype).eps) * g.square()])
         self.order = torch.cat([self.order, torch.full_like(g, depth)])
 
-    def layer_gain(self, operator: JointOperator) -> float:
-        """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `operator`, somewhat larger than it need be."""
+    def layer_gain(self, operator: JointOperator, known: float) -> float:
+        """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `operator`, somewhat larger than it need be.
+
+        The one that is `known` where a smaller one would hardly make the kinks fewer: the next layer is taken to have
+        as many as the last one, and the more the larger the gain.
+        """
         gamma = self.mu.new_ones(1, dtype=torch.float64)
         if len(self.mu):
             best, raised = self._top(operator, WAY, BASIS), RAISED
+            larger = known / max(math.sqrt(raised * float(best.gamma)), TINY)
+            if (larger - 1.0) * max(1, operator.blocks[-1].count) <= MORE * len(self.mu):
+                self.worst = best.delta
+                return known
             if float(best.gamma) > WORTH * least(operator, best.F):
                 before, raised = self.mu, TIGHT
                 self._improve(operator, best.F, self.steps, P_NORM, GAIN)
@@ -140,8 +150,11 @@ class PassGroups:
                 gamma, F = self._estimate(operator, rows, C is not None)
             except Infeasible:
                 break
-            if bool(gamma.sum() < best.sum()):  # not always: other directions may have become larger
+            gained = 1.0 - float(gamma.sum() / best.sum())
+            if gained > 0.0:  # not always: other directions may have become larger
                 best, mu = gamma, self.mu
+            if gained < LAST_GAIN:
+                break
         self.mu = mu
         gamma = certify(operator, self.mu, best * (1.0 + self.random.tolerance), C, self.random, FINE)
         return gamma.sqrt(), before

@@ -7,6 +7,7 @@ where rows are affordable, the joint bound of that one element (docs/joint_bound
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -58,8 +59,8 @@ class Groups(Protocol):
     def add(self, found: Any, kept: Tensor, elements: Elements) -> None:
         """Those of the candidates in `kept` (k,) bool, `elements`, become groups; elements.scale: their gains."""
 
-    def layer_gain(self, operator: JointOperator) -> float:
-        """A bound of ‖Δ‖ / ‖x − x0‖ for the output of `operator`."""
+    def layer_gain(self, operator: JointOperator, known: float) -> float:
+        """A bound of ‖Δ‖ / ‖x − x0‖ for the output of `operator`; `known`: one that is there already."""
 
 
 def build(
@@ -75,13 +76,25 @@ def build(
     for plan in blocks:
         off = product[plan.stage.nonlinear[0]].off[0]
         y0, (down, up) = _Builder(operator, plan, known, eps, groups).add_block(off)
-        reach = float(torch.maximum(down, up).norm()) * (1.0 + SLOPE_SLACK)
-        gain = min(reach, float(product[plan.name].gain), groups.layer_gain(operator) if reach > 0.0 else 0.0)
+        gain = min(float(torch.maximum(down, up).norm()) * (1.0 + SLOPE_SLACK), _passed_on(plan, known, product))
+        gain = min(gain, groups.layer_gain(operator, gain) if gain > 0.0 else 0.0)
         known[plan.name] = Known(y0[None], down[None], up[None], gain)
         growth.append((plan.stage.name, gain))
     operator.last = last.to(operator.like.dtype)
     operator.last_reach = stage_reach(last, known)[2]
     return growth
+
+
+def _passed_on(plan: Plan, known: Mapping[str, Known], product: Mapping[str, Source]) -> float:
+    """‖Δ‖ / ‖x − x0‖ of a block at most, Σ_s ‖R A_s D_s‖·gain_s with the norms of the product bound.
+
+    That has this sum with larger gain_s, so it shrinks at least as the gain_s that shrinks least.
+    """
+    gain, gains = float(product[plan.name].gain), {name: float(product[name].gain) for name in plan.stage.sources}
+    if gain == 0.0 or not math.isfinite(gain):
+        return gain
+    shrunk = max((known[name].gain / before for name, before in gains.items() if before > 0.0), default=0.0)
+    return max(LEAST, gain * min(1.0, shrunk * (1.0 + SLOPE_SLACK)))
 
 
 def stage_reach(stage: Stage, known: dict[str, Known]) -> tuple[Tensor, Tensor, Tensor]:
