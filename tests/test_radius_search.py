@@ -29,7 +29,8 @@ def ways(monkeypatch):
         seen.append((by_rows, eps))
         return run(self, x0, eps, outputs, target, product, by_rows)
 
-    monkeypatch.setattr(dense, "CUBE", {"cpu": float(LIMIT**3)})
+    monkeypatch.setattr(dense, "largest_cube", lambda device: float(LIMIT**3))
+    monkeypatch.setattr(dense, "step_work", lambda inputs, first, groups: float(groups**3))
     monkeypatch.setattr(Job, "_run", recorded)
     return seen
 

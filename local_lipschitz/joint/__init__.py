@@ -2,7 +2,7 @@
 
 bound.py: the bound, for a batch; which of the two ways below is taken.
 dense.py: the rows of all kinks at hand, dense algebra: for as many as memory and time allow.
-groups.py: the matrices of these kinks.  free_memory.py: how many there may be.
+groups.py: the matrices of these kinks.  device.py: how many there may be.
 functions.py: functions on top of them: their bounds, proofs and better multipliers.
 interior.py: how such multipliers are found.  first_kinks.py: with the first kinks eliminated.
 kink_layers.py: what is known of the kinks in the end.

@@ -18,9 +18,9 @@ from ..norms.lanczos import Operator
 from ..norms.spectral_norm import lanczos_norms
 from .certificate import FEW, Random, output_tails
 from .descent import affordable
+from .device import free_memory, largest_cube
 from .factor import Factor
 from .first_kinks import step_work
-from .free_memory import free_memory
 from .functions import Functions, rows
 from .groups import CANCELLED, RESULT_SLACK, TAU, Groups, least_mu
 from .krylov import BASIS, SMALL_OUTPUT
@@ -29,7 +29,6 @@ from .passes import ROUGH, ROUNDS
 ALONE = 200  # effort from which each output gets multipliers of its own: about a per cent, at twice the cost
 SHARE = 0.5  # of the free memory,
 HELD, HELD_ROWS = 10, 3  # for so many matrices of the size of all groups, and copies of their Q, at once
-CUBE = {"cpu": 2.5e11, "cuda": 1e13}  # (groups)³ that take no more than a second or so to factorise
 DEAR, LEAST_STEPS = 2000, 3  # groups, none eliminated, from which fewer steps are taken, since each is dearer; how few
 WORK = 2e12  # multiplications spent on rows, or
 ROWS = 600  # times those of the operator
@@ -52,7 +51,7 @@ class DenseGroups(Groups):
         total = count + len(self.mu)
         too_dear = operator.work + count * operator.cost > max(WORK, ROWS * self.cost)
         too_large = 8 * total * (HELD * total + HELD_ROWS * self.Q.shape[1]) > SHARE * self.memory
-        if too_dear or too_large or total**3 > CUBE[self.Q.device.type]:
+        if too_dear or too_large or self._step_work(count) > largest_cube(self.Q.device):
             raise TooManyGroups(f"more uncertain groups ({total} or more) than rows are affordable for")
         found = Functions(self, *rows(candidates))
         if len(self.mu):
@@ -61,9 +60,13 @@ class DenseGroups(Groups):
 
     def _affordable(self, steps: int) -> int:
         """Fewer steps where each takes longer."""
+        return affordable(steps, round(self._step_work() ** (1 / 3)), DEAR, 2, LEAST_STEPS)
+
+    def _step_work(self, new: int = 0) -> float:
+        """Multiplications of a step with so many more groups, in units of those of a cube; the first are eliminated."""
         sets = self.eliminated()
-        work = step_work(self.Q.shape[1], 0 if sets is None else len(sets.place), len(self.mu))
-        return affordable(steps, round(work ** (1 / 3)), DEAR, 2, LEAST_STEPS)
+        first = len(sets.place) if sets is not None else 0 if len(self.mu) else new
+        return step_work(self.Q.shape[1], first, len(self.mu) + new)
 
     def add(self, found: Functions, kept: Tensor, elements: Elements) -> None:
         """μ ∝ S_gg for the new groups, twice what makes W positive definite."""

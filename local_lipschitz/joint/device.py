@@ -1,4 +1,4 @@
-"""How much memory a device has left: what decides whether the rows of all groups are kept."""
+"""What a device has and can do: that decides whether the rows of all groups are kept."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from pathlib import Path
 import torch
 
 UNKNOWN = 4e9  # bytes, where the system does not say
+A_THREAD, A_MULTIPROCESSOR = 2.5e11, 7.5e10  # (groups)³ that each factorises in some seconds, in float64
+
+
+def largest_cube(device: torch.device) -> float:
+    """(groups)³ that take some seconds to factorise, by the number of cores: a measured time would vary."""
+    if device.type == "cuda":
+        return A_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
+    return A_THREAD * torch.get_num_threads()
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes."""
+    """Bytes that are left."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     table = Path("/proc/meminfo")
