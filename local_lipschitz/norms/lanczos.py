@@ -20,7 +20,8 @@ LARGE = 2_000  # longer vectors are made orthogonal to all earlier ones only whe
 ALWAYS = 8  # steps in which they are made orthogonal anyway: that costs little, and large gaps show soonest
 SAFE = 0.2  # of √eps: the drift that is let be
 FAR = 0.01  # a drift that is not gone after one round
-SHORT = 1e-3  # of ‖Mv‖: what cancels to this is made orthogonal once more
+SELDOM, ONCE, TWICE = 0, 1, 2  # how often in a step new vectors are made orthogonal to all earlier ones
+SHORT = 1e-3  # of ‖Mv‖: where a vector cancels to this, or to eps^¼, orthogonal ONCE may not be to √eps in the end
 PIECE = 64  # of a float32 vector, whose length is taken in float32
 
 
@@ -69,15 +70,17 @@ class Operator:
 class Lanczos:
     """The Lanczos process on MᵀM from the start vectors (B, n), one `step` at a time, for a batch of B matrices.
 
-    The new vectors are made orthogonal to all earlier ones in every step (`full`), or in two steps whenever they are
-    estimated to have drifted: in between the three-term recurrence keeps them orthogonal to √eps, which is all that the
-    coefficients need (Simon, Linear Algebra Appl. 61, 1984). `lost_orthogonality` says whether that held.
+    The new vectors are made orthogonal to all earlier ones ONCE or TWICE in every step, or (SELDOM) in two steps
+    whenever they are estimated to have drifted: in between the three-term recurrence keeps them orthogonal to √eps,
+    which is all that the coefficients need (Simon, Linear Algebra Appl. 61, 1984). `cancelled` says whether ONCE was
+    too seldom, `lost_orthogonality` whether SELDOM was.
     """
 
-    def __init__(self, operator: Operator, start: Tensor, full: bool) -> None:
+    def __init__(self, operator: Operator, start: Tensor, rounds: int) -> None:
         self.operator, self.tiny, self.eps = operator, torch.finfo(start.dtype).tiny, torch.finfo(start.dtype).eps
-        self.full, self.batch = full, len(start)
-        self.drift = {} if full else {i: Drift(self.eps) for i in range(len(start))}  # of those that it matters for
+        self.rounds, self.batch = rounds, len(start)
+        watched = range(len(start)) if rounds == SELDOM else ()
+        self.drift = {i: Drift(self.eps) for i in watched}  # of those that it matters for
         self.cleaned = 0  # of the last steps: those that made their vectors orthogonal
         self.loss = start.new_zeros(len(start))  # the largest component along an earlier vector that was seen
         self.steps = self.products = 0
@@ -86,31 +89,25 @@ class Lanczos:
         # (block, B, n) each: large tensors would be new memory each time, which is slow
         self.basis: list[Tensor] = []
         self.block = min(max(FEW, SMALL // start.numel()), BLOCK)
-        self._append(start, self._length(start)[1])
+        self._append(start, _norm(start))
 
     def step(self) -> None:
         """One application of M and of Mᵀ."""
-        v = self._vector(self.steps)
         self.steps += 1
         self.products += self.batch
-        u = self.operator.apply(v)
-        a, length = self._length(u)
-        w = self.operator.adjoint(u.div_(length)).addcmul_(v, length, value=-1)
-        if self.steps > 1 and not self.full:
-            beta = self.b[-1] * (self.a[-1] / a.clamp(min=self.tiny)).clamp(max=1.0 / self.eps)  # a is 0 at the end
-            w.addcmul_(self._vector(self.steps - 2), beta.to(w.dtype), value=-1)
-        b, length = (a, a) if self.full else self._length(w)
-        rounds = 1 if self.full else self._rounds(a, b)
-        for _ in range(rounds):
-            w = self._orthogonal(w, length)
-            b, length = self._length(w)
-        if self.full and bool((b < SHORT * a).any()):  # of what is left hardly a digit is right
-            w = self._orthogonal(w, length)
-            b, length = self._length(w)
-        self.cleaned = self.cleaned + 1 if rounds else 0
+        u = self.operator.apply(self.v)
+        a = _norm(u)
+        length = self._divisor(a)
+        w = self.operator.adjoint(u.div_(length)).addcmul_(self.v, length, value=-1)
+        if self.rounds == SELDOM:
+            b = self._by_three_terms(w, a)
+        else:
+            for _ in range(self.rounds):
+                self._take_components(w)
+            b = _norm(w)
         self.a.append(a)
         self.b.append(b)
-        self._append(w, length)
+        self._append(w, b)
 
     def keep(self, matrices: list[int]) -> None:
         """Go on with these (indices) alone."""
@@ -120,6 +117,7 @@ class Lanczos:
         self.operator, self.batch = self.operator.part(kept), len(matrices)
         self.basis, self.loss = [block[:, kept] for block in self.basis], self.loss[kept]
         self.a, self.b = [a[kept] for a in self.a], [b[kept] for b in self.b]
+        self.v = self._vector(self.steps)
 
     def ignore(self, matrices: list[int]) -> None:
         """The vectors of these (indices) may drift from now on."""
@@ -128,16 +126,37 @@ class Lanczos:
 
     def coefficients(self) -> tuple[np.ndarray, np.ndarray]:
         """(a, b), each (B, steps)."""
-        return torch.cat(self.a, 1).cpu().numpy(), torch.cat(self.b, 1).cpu().numpy()
+        a, b = torch.stack([torch.cat(self.a, 1), torch.cat(self.b, 1)]).cpu().numpy()
+        return a, b
+
+    def cancelled(self, a: np.ndarray, b: np.ndarray) -> bool:
+        """Whether one of the vectors was made ONCE of what had cancelled, by their coefficients; the next is unused."""
+        return self.rounds == ONCE and bool((b[:, :-1] < max(SHORT, self.eps**0.25) * a[:, :-1]).any())
 
     def lost_orthogonality(self, matrices: list[int]) -> bool:
         """Whether vectors of any of `matrices` (indices), the next ones included, drifted further than √eps."""
-        if self.full:
+        if self.rounds != SELDOM or not matrices:
             return False
-        v, loss = self._vector(self.steps), self.loss[matrices].amax()
+        v, loss = self.v, self.loss[matrices].amax()
         for i in matrices:  # one by one: to copy their vectors takes longer
-            loss = torch.stack([loss, *[(part[:, i] @ v[i]).abs().amax() for part in self._parts(self.steps)]]).amax()
+            loss = torch.stack([loss, *[(part[i] @ v[i]).abs().amax() for part in self._parts(self.steps)]]).amax()
         return float(loss) > math.sqrt(self.eps)
+
+    def _by_three_terms(self, w: Tensor, a: Tensor) -> Tensor:
+        """The norms of w less its component along the vectors before the last ones, and less what has drifted."""
+        if self.steps > 1:
+            beta = self.b[-1] * (self.a[-1] / a.clamp(min=self.tiny)).clamp(max=1.0 / self.eps)  # a is 0 at the end
+            w.addcmul_(self._vector(self.steps - 2), beta.to(w.dtype), value=-1)
+        b = _norm(w)
+        left_alone = self.cleaned == 0 and self.steps > ALWAYS  # the vectors before
+        rounds = self._rounds(a, b)
+        for _ in range(rounds):
+            components = self._take_components(w)
+            if left_alone:
+                self._note((components / self._divisor(b)).abs().amax(1))
+            b = _norm(w)
+        self.cleaned = self.cleaned + 1 if rounds else 0
+        return b
 
     def _rounds(self, a: Tensor, b: Tensor) -> int:
         """How often the next vectors are to be made orthogonal to all earlier ones, by an estimate of their drift."""
@@ -150,33 +169,27 @@ class Lanczos:
             known.reset()
         return 1 if drift <= FAR else 2
 
-    def _orthogonal(self, w: Tensor, length: Tensor) -> Tensor:
-        """w (B, n) less its components along the basis; length (B, 1): its norms."""
-        left_alone = not self.full and self.cleaned == 0 and self.steps > ALWAYS  # the vectors before
-        removed = w.new_zeros(len(w))
+    def _take_components(self, w: Tensor) -> Tensor:
+        """Takes from w (B, n), in its memory, its components along the basis: (B, steps)."""
+        row, taken = w[:, None], []
         for part in self._parts(self.steps):
-            c = _components(part, w)
-            if self.batch == 1:
-                w = torch.addmm(w, c, part[:, 0], alpha=-1)
-            else:
-                w = torch.baddbmm(w[:, None], c[:, None], part.transpose(0, 1), alpha=-1)[:, 0]
-            if left_alone:
-                removed = torch.maximum(removed, (c / length).abs().amax(1))
-        if left_alone:
-            self._note(removed)
-        return w
+            taken.append(torch.bmm(row, part.mT))
+            row.baddbmm_(taken[-1], part, alpha=-1)
+        return torch.cat(taken, 2)[:, 0] if len(taken) > 1 else taken[0][:, 0]
 
     def _note(self, removed: Tensor) -> None:
         """The loss of the vectors before those of which `removed` was removed: smaller, or it is measured."""
         if bool((removed[list(self.drift)] > math.sqrt(self.eps)).any()):
-            v, removed = self._vector(self.steps - 1), torch.zeros_like(removed)
+            v, removed = self.v[:, None], torch.zeros_like(removed)
             for part in self._parts(self.steps - 1):
-                removed = torch.maximum(removed, _components(part, v).abs().amax(1))
+                removed = torch.maximum(removed, torch.bmm(v, part.mT).abs().amax((1, 2)))
         self.loss = torch.maximum(self.loss, removed)
 
     def _parts(self, count: int) -> list[Tensor]:
-        """The first `count` vectors of the basis, (at most `block`, B, n) each."""
-        return [block[: count - start] for start, block in zip(range(0, count, self.block), self.basis, strict=False)]
+        """The first `count` vectors of the basis, (B, at most `block`, n) each."""
+        whole, rest = divmod(count, self.block)
+        parts = self.basis[:whole] + ([self.basis[whole][:rest]] if rest else [])
+        return [part.transpose(0, 1) for part in parts]
 
     def _vector(self, k: int) -> Tensor:
         return self.basis[k // self.block][k % self.block]
@@ -185,20 +198,12 @@ class Lanczos:
         """w / length as the next basis vectors."""
         if self.steps % self.block == 0:
             self.basis.append(w.new_empty(self.block, *w.shape))
-        torch.div(w, length, out=self._vector(self.steps))
+        self.v = torch.div(w, self._divisor(length), out=self._vector(self.steps))
 
-    def _length(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Euclidean norms (B, 1) in float64, and in the vectors' dtype to divide by."""
-        norm = _norm(v)
-        length = norm.clamp(min=self.tiny)
-        return norm, length if v.dtype is torch.float64 else length.to(v.dtype)
-
-
-def _components(part: Tensor, w: Tensor) -> Tensor:
-    """The components (B, k) of w (B, n) along the vectors of `part` (k, B, n)."""
-    if w.shape[0] == 1:  # faster without the batch
-        return torch.mm(w, part[:, 0].T)
-    return (w[:, None] @ part.permute(1, 2, 0))[:, 0]
+    def _divisor(self, length: Tensor) -> Tensor:
+        """Lengths as numbers of the vectors' dtype, and not 0."""
+        length = length.clamp(min=self.tiny)
+        return length if self.loss.dtype is torch.float64 else length.to(self.loss.dtype)
 
 
 def _norm(v: Tensor) -> Tensor:

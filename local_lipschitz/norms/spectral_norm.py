@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..numerics import gamma_n, of_computed, unit_roundoff
 from .cholesky import proven_positive_definite
-from .lanczos import LARGE, PIECE, Lanczos, Operator
+from .lanczos import LARGE, ONCE, PIECE, SELDOM, TWICE, Lanczos, Operator
 from .ritz import Checks, Ritz
 
 MAX_STEPS = 400
@@ -90,7 +90,7 @@ def lanczos_norms(
         operator = operator.transpose()
     live, start = _gaussian(operator, generator)
     steps, everything = min(max_steps, max(1, int(live.max()))), np.arange(operator.batch)
-    lanczos, spent = Lanczos(operator, start, operator.columns <= LARGE), 0
+    lanczos, spent = Lanczos(operator, start, ONCE if operator.columns <= LARGE else SELDOM), 0
     checks, left = Checks(operator.batch, steps), everything
     products = operator.rounding.cpu().expand(operator.batch).numpy()
     estimate, upper = np.zeros((2, operator.batch))
@@ -107,12 +107,12 @@ def lanczos_norms(
         share = np.maximum(share, (enough - rounding) / size - 1.0)
         missing = np.where(lower > hopeless, 0.0, ritz.missing(share))
         fresh = checks.passed(due, lanczos.steps, missing)
+        now = everything[due][fresh]
+        if lanczos.cancelled(a, b) or lanczos.lost_orthogonality(np.flatnonzero(np.isin(left, now)).tolist()):
+            spent += lanczos.products
+            lanczos, checks, left = Lanczos(operator, start, TWICE), Checks(operator.batch, steps), everything
+            continue  # from the start, twice against all vectors in every step
         if fresh.any():
-            now = everything[due][fresh]
-            if lanczos.lost_orthogonality(np.flatnonzero(np.isin(left, now)).tolist()):
-                spent += lanczos.products
-                lanczos, checks, left = Lanczos(operator, start, True), Checks(operator.batch, steps), everything
-                continue  # from the start, against all vectors in every step
             estimate[now], upper[now] = lower[fresh], ritz.upper()[fresh] + rounding[fresh]
         unfinished = ~checks.done[left]
         lanczos.ignore(np.flatnonzero(~unfinished).tolist())

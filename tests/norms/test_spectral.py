@@ -11,7 +11,7 @@ from explicit import operator_of
 from local_lipschitz.norms import lanczos
 from local_lipschitz.norms import spectral_norm as spectral
 from local_lipschitz.norms.cholesky import proven_positive_definite
-from local_lipschitz.norms.lanczos import Lanczos, Operator
+from local_lipschitz.norms.lanczos import SELDOM, TWICE, Lanczos, Operator
 from local_lipschitz.norms.ritz import Ritz
 from local_lipschitz.norms.spectral_norm import dense_norms, lanczos_norms
 from local_lipschitz.numerics import gamma_n
@@ -152,20 +152,20 @@ class Watched(Lanczos):
 
     made, drifts, orthogonal = [], [], []
 
-    def __init__(self, operator, start, full):
-        self.made.append(full)
-        super().__init__(operator, start, full)
+    def __init__(self, operator, start, rounds):
+        self.made.append(rounds)
+        super().__init__(operator, start, rounds)
 
     def step(self):
         super().step()
-        if not self.full:
+        if self.rounds == SELDOM:
             V = torch.cat(self.basis)[: self.steps + 1, 0]
             estimate = max(abs(delta) for delta, _ in (self.drift[0].at_top, self.drift[0].at_zero))
             self.drifts.append((estimate, float((V[:-1] @ V[-1]).abs().max())))
 
-    def _orthogonal(self, w, length):
+    def _take_components(self, w):
         self.orthogonal.append(self.steps)
-        return super()._orthogonal(w, length)
+        return super()._take_components(w)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_drift_is_foreseen(monkeypatch, gaps, power):
     d[0, 77 : 77 + len(gaps)] = torch.tensor(gaps)
     generator = torch.Generator().manual_seed(0)
     assert float(lanczos_norms(diagonal(d), 1e-6, 1e-9, generator, 150).upper) >= max(gaps)
-    assert Watched.made == [False]
+    assert Watched.made == [SELDOM]
     assert max(true for _, true in Watched.drifts) < 0.5 * math.sqrt(torch.finfo(torch.float32).eps)
     assert all(estimate > 0.1 * true for estimate, true in Watched.drifts[lanczos.ALWAYS :] if true > 1e-6)
     if len(Watched.drifts) == 150:
@@ -196,7 +196,7 @@ def test_a_lost_orthogonality_is_noticed(monkeypatch):
     d = torch.linspace(0.0, 1.0, 6400)[None]
     d[0, 5] = 30.0  # found in a few steps, and then again and again by whatever has lost orthogonality
     norms = lanczos_norms(diagonal(d), 1e-9)
-    assert Watched.made == [False, True]
+    assert Watched.made == [SELDOM, TWICE]
     assert norms.passes > 2 * 8  # those of the first attempt count as well
     assert 30.0 <= float(norms.upper) <= 30.001
 
