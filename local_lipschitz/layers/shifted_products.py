@@ -19,10 +19,11 @@ LEAST_CHANNELS, LEAST_PIXELS = 16, 512  # of fewer, torch's own are as fast
 
 def pays(x: Tensor, weight: Tensor, stride: tuple[int, ...], groups: int) -> bool:
     """Whether `convolve` takes this convolution, or transposed one, of x (B, C, H, W), and is faster than torch's."""
-    plain = len(stride) == 2 and stride == (1, 1) and groups == 1
+    if x.dtype is not torch.float64 or x.device.type != "cpu" or stride != (1, 1) or groups != 1:
+        return False
     large = min(weight.shape[:2]) >= LEAST_CHANNELS and math.prod(x.shape[2:]) >= LEAST_PIXELS
     written = not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))  # to memory of its own
-    return plain and large and written and x.dtype is torch.float64 and x.device.type == "cpu"
+    return large and written
 
 
 def convolve(

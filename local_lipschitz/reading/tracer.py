@@ -19,7 +19,7 @@ from ..layers.graph import Call, Graph
 from ..layers.layer import INPUT, Layer
 from ..layers.linear_maps import Shape
 from .function_table import FUNCTIONS, NOT_SUPPORTED, REFUSED
-from .modules import is_layer, module_names, wrapped
+from .modules import is_layer, is_plain, module_names, wrapped
 from .symbol import BATCHES, Recording, Traced
 
 
@@ -39,7 +39,10 @@ class Reader(Recording):
         """The layers of `net`, those that its output does not need among them."""
         self.names = module_names(net)
         try:
-            self.trace(net)
+            if is_plain(net):
+                self.result = self.call_module(net, None, (Traced(self, -1, self.in_shape),), {})
+            else:
+                self.trace(net)
         except (UnsupportedLayerError, ValueError) as error:
             if str(error).startswith("layer "):
                 raise
@@ -94,9 +97,15 @@ class Reader(Recording):
         if is_layer(m):
             return self._call(name or kind, kind, lambda: m.forward(*args, **kwargs))
         self.path.append(name)
-        result = m.forward(*args, **kwargs)
+        result = self._in_turn(m, *args, **kwargs) if type(m) is nn.Sequential else m.forward(*args, **kwargs)
         self.path.pop()
         return result
+
+    def _in_turn(self, chain: nn.Sequential, input: Any) -> Any:
+        """nn.Sequential.forward() without torch.fx, whose interception takes as long to set up as all the rest."""
+        for module in chain:
+            input = self.call_module(module, None, (input,), {})
+        return input
 
     def create_proxy(self, kind: str, target: Any, args: tuple, kwargs: dict, *rest: Any, **options: Any) -> Any:
         """A torch function, method or operator on a Traced."""
