@@ -22,6 +22,7 @@ SAFE = 0.2  # of √eps: the drift that is let be
 FAR = 0.01  # a drift that is not gone after one round
 SELDOM, ONCE, TWICE = 0, 1, 2  # how often in a step new vectors are made orthogonal to all earlier ones
 SHORT = 1e-3  # of ‖Mv‖: where a vector cancels to this, or to eps^¼, orthogonal ONCE may not be to √eps in the end
+NOISE = 4.0  # roundings of ‖M‖ in a vector of which nothing else is left
 PIECE = 64  # of a float32 vector, whose length is taken in float32
 
 
@@ -107,6 +108,8 @@ class Lanczos:
             b = _norm(w)
         self.a.append(a)
         self.b.append(b)
+        if self.rounds == TWICE:  # what is left of an exhausted space, as often as it is made orthogonal
+            w = w.masked_fill(b <= NOISE * self.eps * torch.cat(self.a, 1).amax(1, keepdim=True), 0.0)
         self._append(w, b)
 
     def keep(self, matrices: list[int]) -> None:
