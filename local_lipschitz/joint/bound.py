@@ -25,8 +25,9 @@ from ..product.stage_norms import SINGLE, StageNorms, working_dtype
 from ..reading.read import read
 from .certificate import Random
 from .dense import DenseGroups, TooManyGroups
+from .descent import Infeasible
 from .kink_layers import KinkLayers, kink_layers
-from .passes import Infeasible, PassGroups
+from .passes import PassGroups
 
 VALUE_SLACK = 1e-9  # outward, on the value
 
@@ -146,7 +147,7 @@ class Job:
         exact = dense or vanishing
         dtype = torch.float64 if exact else working_dtype(self.graph.stages, x0.dtype)
         operator = JointOperator(self.graph.in_shape, [], None, x0.new_zeros((), dtype=dtype))
-        random = Random(self.failure_probability / len(self.graph.stages), self.tolerance, self.seed, eps)
+        random = Random(self.failure_probability / (1 + len(self.graph.stages)), self.tolerance, self.seed, eps)
         groups = (DenseGroups if dense else PassGroups)(operator.like, self.graph, max(2, self.effort // 10), random)
         growth = build(self.graph, x0, eps, product, operator, groups)
         value, before = groups.outputs(operator, outputs if len(outputs) else None, self.effort, target)

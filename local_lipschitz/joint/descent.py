@@ -22,6 +22,10 @@ PATIENCE = 6
 GROWTH = 2.0  # of a step, where those that leave W ≻ 0 would be tried again and again
 
 
+class Infeasible(Exception):
+    """No feasible multipliers were found."""
+
+
 @dataclass(frozen=True)
 class Point:
     """An objective at some μ: its value, its gradient up − down in log μ, and its Hessian.

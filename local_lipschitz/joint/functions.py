@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..joint_operator import Passes, RowErrors
 from .certificate import ATTEMPTS, LEAST, are_proven, is_proven
+from .descent import Infeasible
 from .groups import RESULT_SLACK, Groups
 from .interior import Wanted, improve
-from .passes import Infeasible
 
 CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
 

@@ -33,28 +33,32 @@ def gram(operator: Passes, mu: Tensor, f: Tensor, v: Tensor) -> tuple[Tensor, Te
 
 
 def respond(
-    operator: Passes, mu: Tensor, F: Tensor, guess: Tensor | None, inside: float
+    operator: Passes, mu: Tensor, F: Tensor, guess: Tensor | None, inside: float, probes: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """(S F, Y, E) for output directions F (p, m): Y = W⁻¹C F, E = PᵀF + TᵀY.
 
-    None where W is seen not to be ≻ 0, or where numbers are too large for the working dtype.
+    probes (j, G): Y and E go on with W⁻¹ and TᵀW⁻¹ of these. None where W is seen not to be ≻ 0, or where numbers are
+    too large for the working dtype.
     """
     p, G = F.shape[0], len(mu)
     if G == 0:
         Y: Tensor | None = F.new_zeros(p, 0)
     else:
         _, C, _ = gram(operator, mu, F, F.new_zeros(p, G))
-        Y = _conjugate_gradients(operator, mu, C, guess, inside)
+        Y = solve(operator, mu, C if probes is None else torch.cat([C, probes]), guess, inside)
     if Y is None:
         return None
-    SF, _, E = gram(operator, mu, F, Y)
-    return (SF, Y, E) if bool(torch.isfinite(SF).all()) else None
+    SF, _, E = gram(operator, mu, torch.cat([F, F.new_zeros(len(Y) - p, F.shape[1])]), Y)
+    return (SF[:p], Y, E) if bool(torch.isfinite(SF).all()) else None
 
 
-def _conjugate_gradients(
-    operator: Passes, mu: Tensor, C: Tensor, guess: Tensor | None, inside: float
+def solve(
+    operator: Passes, mu: Tensor, C: Tensor, guess: Tensor | None, inside: float, tolerance: float = CG_TOLERANCE
 ) -> Tensor | None:
-    """W⁻¹C for C (p, G), preconditioned by diag(μ); None where a direction of negative curvature turns up."""
+    """W⁻¹C for C (p, G), preconditioned by diag(μ); None where a direction of negative curvature turns up.
+
+    tolerance: of the residual.
+    """
 
     def W(y: Tensor) -> Tensor:
         _, v, _ = gram(operator, mu, y.new_zeros(y.shape[0], operator.out_size), y)
@@ -64,7 +68,7 @@ def _conjugate_gradients(
     r = C if guess is None else C - W(y)
     z = r / mu
     d, rz = z, (r * z).sum(1)
-    target = CG_TOLERANCE**2 * (C.square() / mu).sum(1)
+    target = tolerance**2 * (C.square() / mu).sum(1)
     for _ in range(CG_STEPS):
         active = rz > target
         if not bool(active.any()):

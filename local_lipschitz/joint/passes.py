@@ -16,11 +16,14 @@ from torch import Tensor
 from ..joint_operator import Elements, JointOperator, Passes
 from ..layers.graph import Graph
 from .certificate import Random, certify
-from .descent import GROWTH, TINY, Point, descend, log_norm
+from .descent import TINY, Infeasible
 from .krylov import BASIS, INSIDE, SMALL_OUTPUT, Top, least, respond, top
+from .row_gains import Gains, random_sums, row_gains
+from .tuning import Barrier, improve
 
 ROUNDS = 3  # changes of these directions
-P_NORM = 16.0
+PLAIN = ((16.0, 0.0),)  # p of the norm that smooths the largest eigenvalue, and τ of the barrier
+CENTRAL = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01))  # where passes are cheap
 WORTH = 2.0  # multipliers on the way are improved where γ may fall by more than this factor
 ADDED, WAY, LAST = 4, 12, 16  # steps of a Krylov space: for new groups, a layer, the output
 ROOM = 2.2  # of the μ of new groups, over what they were found to need
@@ -30,72 +33,41 @@ NOISE = 0.3  # of a random direction beside the one that is known
 REPAIRS = (1.05, 1.2, 1.5, 2.0, 4.0, 16.0)
 ROUGH = 2e-2  # tolerance of the gains on the way
 FINE = 5e-4  # of the last certificate: what it exceeds 1 by counts once for each layer
+WORK = {"cpu": 1e12, "cuda": 3e13}  # multiplications, up to which elements get gains of their own
+SOLVE = 12  # passes of the whole network that the gain of an element may take
+SUMS, PROBES = 32, 16  # of a layer's elements, for which μ is improved; vectors of the barrier
 GAIN, LAST_GAIN = 5e-3, 1e-3  # of log γ: what another step has to promise on the way, and at the end
 PASSES_SLACK = 1e-9  # outward, on a gain by passes
 
 Found = TypeVar("Found", Tensor, Top)
 
 
-def improve(
-    operator: JointOperator, mu: Tensor, F: Tensor, steps: int, p: float | None, gain: float
-) -> Tensor | None:
-    """Better multipliers for the outputs F (p rows): mean of log S_ii (p None), or p-norm of F S Fᵀ.
-
-    Ends where a step promises less than `gain`; then it may return `mu` itself. None where W(μ) is not ≻ 0.
-    """
-    dtype, warm = F.dtype, dict[str, Tensor]()
-
-    def evaluate(wide: Tensor) -> Point | None:
-        mu = wide.to(dtype)
-        if not bool((torch.isfinite(mu) & (mu > 0)).all()):
-            return None
-        answer = respond(operator, mu, F, warm.get("Y"), INSIDE)
-        if answer is None:
-            return None
-        SF, Y, E = answer
-        S = (F @ SF.T).double()
-        if p is None:
-            s = S.diagonal().clamp(min=torch.finfo(dtype).tiny)
-            value, weight = float(s.log().mean()), 1.0 / (s * len(s))
-            left, right = E, Y
-        else:
-            s, basis = torch.linalg.eigh(0.5 * (S + S.T))
-            value, weight = log_norm(s, p)
-            left, right = basis.T.to(dtype) @ E, basis.T.to(dtype) @ Y
-        warm["Y"] = Y
-        up, down = (wide * (side.double().square() * weight[:, None]).sum(0) for side in (left, right))
-        down = (1.0 - INSIDE) * down
-        promised = ((up - down).square() / (up + down).clamp(min=torch.finfo(torch.float64).tiny)).sum()
-        return Point(value, up, down, enough=bool(promised < gain))
-
-    better, used, point = descend(evaluate, mu.double(), steps, growth=GROWTH)
-    return None if point is None else mu if used == 1 else better.to(dtype)
-
-
-class Infeasible(Exception):
-    """No feasible multipliers were found."""
-
-
-class NoRows:
-    """Of elements whose rows are not affordable."""
-
-    gains = None
-
-
 class PassGroups:
-    """The multipliers μ of the groups so far, growing in the order of the layers; gains are left as they are."""
+    """The multipliers μ of the groups so far, growing in the order of the layers."""
 
     status = "passes"
 
     def __init__(self, like: Tensor, graph: Graph, steps: int, random: Random) -> None:
-        self.steps, self.random = steps, random
+        self.cost, self.steps, self.random = graph.cost, steps, random
         self.mu, self.order = like.new_zeros(0), like.new_zeros(0)  # order: of each group's kink layer: 1, 2, …
         self.worst: Tensor | None = None  # (1, n) the direction of the input that moves the last layer furthest
+        self.finds, self.tuned = 0, False  # tuned: whether the last elements got gains of their own, and μ served these
 
-    def find(self, candidates: Elements) -> NoRows:
-        return NoRows()
+    def find(self, candidates: Elements) -> Gains:
+        """Gains of their own where passes are cheap, with μ improved for them."""
+        steps, count = self.steps if len(self.mu) else 0, candidates.out_size
+        self.tuned = self._cheap(candidates.operator, count + steps * (SUMS + PROBES))
+        if not self.tuned:
+            return Gains(None)
+        if steps:
+            self._improve(candidates, random_sums(candidates, SUMS, self.random), steps, None, CENTRAL[0][1], GAIN)
+        self.finds += 1
+        return Gains(row_gains(candidates, self.mu, self.random, self.random.share / (self.finds * (self.finds + 1))))
 
-    def add(self, found: NoRows, kept: Tensor, elements: Elements) -> None:
+    def _cheap(self, operator: JointOperator, solves: int) -> bool:
+        return operator.work + solves * SOLVE * self.cost <= WORK[operator.like.device.type]
+
+    def add(self, found: Gains, kept: Tensor, elements: Elements) -> None:
         """μ ∝ g² for the new groups, ROOM times what makes W positive definite."""
         needed = self._top(elements, ADDED).gamma
         g, depth = elements.scale, elements.operator.depth + 1
@@ -110,14 +82,14 @@ class PassGroups:
         """
         gamma = self.mu.new_ones(1, dtype=torch.float64)
         if len(self.mu):
-            best, raised = self._top(operator, WAY, BASIS), RAISED
+            best, raised = self._top(operator, WAY, BASIS), TIGHT if self.tuned else RAISED
             larger = known / max(math.sqrt(raised * float(best.gamma)), TINY)
             if (larger - 1.0) * max(1, operator.blocks[-1].count) <= MORE * len(self.mu):
                 self.worst = best.delta
                 return known
-            if float(best.gamma) > WORTH * least(operator, best.F):
+            if not self.tuned and float(best.gamma) > WORTH * least(operator, best.F):
                 before, raised = self.mu, TIGHT
-                self._improve(operator, best.F, self.steps, P_NORM, GAIN)
+                self._improve(operator, best.F, self.steps, *PLAIN[0], GAIN)
                 better = self._top(operator, WAY, BASIS)
                 if bool(better.gamma < best.gamma):
                     best = better
@@ -141,11 +113,13 @@ class PassGroups:
         rounds = ROUNDS if rows is None else 1
         gamma, F = self._estimate(operator, rows, C is not None)
         before, best, mu = gamma.sqrt(), gamma, self.mu
-        for _ in range(rounds):
+        stages = CENTRAL if self._cheap(operator, effort * (len(F) + PROBES)) else PLAIN
+        for p, tau in stages * rounds:
             if target is not None and bool((best.sqrt() * (1.0 + ROUGH) <= target).all()):
                 break
             try:
-                if not self._improve(operator, F, max(1, effort // rounds), P_NORM if C is None else None, LAST_GAIN):
+                steps = max(2, effort // (rounds * len(stages)))
+                if not self._improve(operator, F, steps, p if C is None else None, tau, LAST_GAIN):
                     break
                 gamma, F = self._estimate(operator, rows, C is not None)
             except Infeasible:
@@ -153,7 +127,7 @@ class PassGroups:
             gained = 1.0 - float(gamma.sum() / best.sum())
             if gained > 0.0:  # not always: other directions may have become larger
                 best, mu = gamma, self.mu
-            if gained < LAST_GAIN:
+            if gained < LAST_GAIN and tau == 0.0:  # without the barrier more may be gained
                 break
         self.mu = mu
         gamma = certify(operator, self.mu, best * (1.0 + self.random.tolerance), C, self.random, FINE)
@@ -173,10 +147,10 @@ class PassGroups:
         S = self._repaired(exactly)
         return (S.diagonal() if each else torch.linalg.eigvalsh(0.5 * (S + S.T))[-1:]), rows
 
-    def _improve(self, operator: JointOperator, F: Tensor, steps: int, p: float | None, gain: float) -> bool:
+    def _improve(self, operator: Passes, F: Tensor, steps: int, p: float | None, tau: float, gain: float) -> bool:
         """Better multipliers for the directions F; False where nothing was to be gained."""
-        before = self.mu
-        self.mu = self._repaired(partial(improve, operator, F=F, steps=steps, p=p, gain=gain))
+        before, barrier = self.mu, Barrier.around(self.mu, PROBES if tau else 0, tau, self.random)
+        self.mu = self._repaired(partial(improve, operator, F=F, steps=steps, p=p, gain=gain, barrier=barrier))
         return self.mu is not before
 
     def _top(self, operator: Passes, steps: int, count: int = 1) -> Top:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import local_lipschitz.joint.bound as joint
 import local_lipschitz.joint.dense as joint_dense
 from local_lipschitz import joint_bound, local_bound
-from local_lipschitz.joint.passes import Infeasible
+from local_lipschitz.joint.descent import Infeasible
 from local_lipschitz.lower_bounds import gradient_lower_bound, random_lower_bound
 from local_lipschitz.reading.read import read
 

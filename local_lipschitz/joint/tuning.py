@@ -1,0 +1,73 @@
+"""Better multipliers by passes: L-BFGS steps, W⁻¹ by conjugate gradients (docs/joint_bound.md, section 4).
+
+Nothing here is a bound: certificate.py and row_gains.py are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..joint_operator import Passes
+from .certificate import Random
+from .descent import GROWTH, Point, descend, log_norm
+from .krylov import INSIDE, respond
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """τ times the mean of zᵀ W⁻¹ z over the probes z (J, G), plus τ Σ log μ: it keeps W ≻ 0 from its boundary.
+
+    With random signs for z μ^(−1/2) at the start, the mean is tr W⁻¹ diag(μ) there, up to the chance of the signs.
+    """
+
+    probes: Tensor
+    tau: float
+
+    @classmethod
+    def around(cls, mu: Tensor, count: int, tau: float, random: Random) -> Barrier:
+        """tau: times the number of groups."""
+        return cls(random.normal(count, len(mu), mu).sign() * mu.sqrt(), tau / max(1, len(mu)))
+
+
+def improve(
+    operator: Passes, mu: Tensor, F: Tensor, steps: int, p: float | None, gain: float, barrier: Barrier
+) -> Tensor | None:
+    """Better multipliers for the outputs F (k rows): mean of log S_ii (p None), or p-norm of F S Fᵀ.
+
+    Ends where a step promises less than `gain`; then it may return `mu` itself. None where W(μ) is not ≻ 0.
+    """
+    dtype, warm, k = F.dtype, dict[str, Tensor](), len(F)
+    tau, probes = barrier.tau, barrier.probes
+    share = tau / max(1, len(probes))
+
+    def evaluate(wide: Tensor) -> Point | None:
+        mu = wide.to(dtype)
+        if not bool((torch.isfinite(mu) & (mu > 0)).all()):
+            return None
+        answer = respond(operator, mu, F, warm.get("Y"), INSIDE, probes)
+        if answer is None:
+            return None
+        SF, Y, E = answer
+        S = (F @ SF.T).double()
+        if p is None:
+            s = S.diagonal().clamp(min=torch.finfo(dtype).tiny)
+            value, weight = float(s.log().mean()), 1.0 / (s * len(s))
+            left, right = E[:k], Y[:k]
+        else:
+            s, basis = torch.linalg.eigh(0.5 * (S + S.T))
+            value, weight = log_norm(s, p)
+            left, right = basis.T.to(dtype) @ E[:k], basis.T.to(dtype) @ Y[:k]
+        warm["Y"] = Y
+        value += share * float((probes * Y[k:]).sum()) + tau * float(wide.log().sum())
+        weight = torch.cat([weight, weight.new_full((len(probes),), share)])
+        left, right = torch.cat([left, E[k:]]), torch.cat([right, Y[k:]])
+        up, down = (wide * (side.double().square() * weight[:, None]).sum(0) for side in (left, right))
+        up, down = up + tau, (1.0 - INSIDE) * down
+        promised = ((up - down).square() / (up + down).clamp(min=torch.finfo(torch.float64).tiny)).sum()
+        return Point(value, up, down, enough=bool(promised < gain))
+
+    better, used, point = descend(evaluate, mu.double(), steps, growth=GROWTH)
+    return None if point is None else mu if used == 1 else better.to(dtype)
