@@ -117,7 +117,7 @@ def certify(
     exact = operator.to(torch.float64)
     mu, outputs = mu.double(), None if outputs is None else outputs.double()
     gamma = gamma.double().clamp(min=LEAST)
-    eta = tail_norms(exact, mu, gamma, outputs, random)  # of a larger γ it is no larger
+    eta = tail_norms(exact, mu, gamma, outputs, random, random.share)  # of a larger γ it is no larger
     best = before = torch.full_like(gamma, torch.inf)
     stuck = exact.depth == 0
     for attempt in range(1, ATTEMPTS + 1):
@@ -163,21 +163,23 @@ def scaled_operator(
     return Operator(len(gamma), m + G, n + G, apply, adjoint, mu.dtype, mu.device, eta.to(mu.device))
 
 
-def tail_norms(operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random) -> Tensor:
-    """η (K,) of H(γ, μ), or of that of each of the `outputs`, except with probability FEW of a certificate's."""
+def tail_norms(
+    operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random, share: float
+) -> Tensor:
+    """η (K,) of H(γ, μ), or of that of each of the `outputs`, except with probability FEW of a certificate's share."""
     K, columns, root = len(gamma), operator.out_size if outputs is None else 1, gamma.sqrt()[:, None, None]
     y = random.normal(K * VECTORS, columns, mu).reshape(K, VECTORS, columns) / root
     f = y if outputs is None else y * outputs[:, None]
-    return _eta(operator, f.flatten(0, 1), random.normal(K * VECTORS, len(mu), mu) / mu.sqrt(), random)
+    return _eta(operator, f.flatten(0, 1), random.normal(K * VECTORS, len(mu), mu) / mu.sqrt(), share)
 
 
 def output_tails(operator: JointOperator, random: Random) -> Tensor:
     """η (1,) of the whole output alone, |y · (Δf − Ñδ − P̃w)| ≤ η‖δ‖ for every unit y."""
     y = random.normal(VECTORS, operator.out_size, operator.like)
-    return _eta(operator, y, y.new_zeros(VECTORS, operator.groups), random)
+    return _eta(operator, y, y.new_zeros(VECTORS, operator.groups), random.share)
 
 
-def _eta(operator: JointOperator, f: Tensor, v: Tensor, random: Random) -> Tensor:
+def _eta(operator: JointOperator, f: Tensor, v: Tensor, share: float) -> Tensor:
     """From VECTORS Gaussian y for each matrix: the sum over all places of the norm of what is added there.
 
     For a map M, ‖M y‖ ≥ θ‖M‖ for one of the y, except with probability (θ√(2/π))^VECTORS.
@@ -188,5 +190,5 @@ def _eta(operator: JointOperator, f: Tensor, v: Tensor, random: Random) -> Tenso
         operator.adjoint(some_f, some_v, tails)
         sizes.append(torch.stack(tails.places))
     longest = torch.cat(sizes, 1).unflatten(1, (-1, VECTORS)).amax(2)
-    theta = math.sqrt(0.5 * math.pi) * (FEW * random.share / max(1, len(longest))) ** (1.0 / VECTORS)
+    theta = math.sqrt(0.5 * math.pi) * (FEW * share / max(1, len(longest))) ** (1.0 / VECTORS)
     return longest.sum(0) / theta

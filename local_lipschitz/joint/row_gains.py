@@ -53,7 +53,7 @@ def feasible(operator: JointOperator, mu: Tensor, random: Random, share: float) 
     if len(mu) == 0:
         return Feasible(mu, 0.0, 0.0)
     one, nothing = mu.new_ones(1), mu.new_zeros(1, operator.out_size)  # H of an output that is 0
-    eta = tail_norms(operator, mu, one, nothing, random).eta(FEW * share)
+    eta = tail_norms(operator, mu, one, nothing, random, share)
     H = scaled_operator(operator, mu, one, nothing, eta)
     norms = lanczos_norms(H, KINKS, (1.0 - FEW) * share, random.generator, hopeless=1.0)
     random.spent += share
