@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .layer import Layer, Nonlinear, Sum
-from .linear_maps import Change, LinearMap, Shape, keep, size
+from .linear_maps import Change, Dense, LinearMap, Shape, keep, size
 from .rearranging import Reshape
 
 
@@ -103,6 +103,9 @@ class Stage:
     def matrix(self, source: str, like: Tensor) -> Tensor:
         """A_source as a dense matrix (size of out_shape, size of the source's shape), in the dtype of `like`."""
         stage, shape = self.of(source).to(like.dtype), self.in_shapes[source]
+        computing = [layer.op for layer in stage.layers if not isinstance(layer.op, Reshape)]
+        if len(computing) == 1 and isinstance(computing[0], Dense) and len(computing[0].in_shape) == 1:
+            return computing[0].weight
         m, n = size(self.out_shape), size(shape)
         if m < n:
             unit = torch.eye(m, dtype=like.dtype, device=like.device).reshape(m, *self.out_shape)
