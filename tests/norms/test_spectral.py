@@ -11,7 +11,7 @@ from explicit import operator_of
 from local_lipschitz.norms import lanczos
 from local_lipschitz.norms import spectral_norm as spectral
 from local_lipschitz.norms.cholesky import proven_positive_definite
-from local_lipschitz.norms.lanczos import SELDOM, TWICE, Lanczos, Operator
+from local_lipschitz.norms.lanczos import ONCE, SELDOM, TWICE, Lanczos, Operator
 from local_lipschitz.norms.ritz import Ritz
 from local_lipschitz.norms.spectral_norm import dense_norms, lanczos_norms
 from local_lipschitz.numerics import gamma_n
@@ -199,6 +199,18 @@ def test_a_lost_orthogonality_is_noticed(monkeypatch):
     assert Watched.made == [SELDOM, TWICE]
     assert norms.passes > 2 * 8  # those of the first attempt count as well
     assert 30.0 <= float(norms.upper) <= 30.001
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_short_vectors_that_cancel_are_made_orthogonal_twice(monkeypatch, dtype):
+    """A space exhausted after three steps leaves noise: the process starts again, and nothing is found in it."""
+    monkeypatch.setattr(spectral, "Lanczos", Watched)
+    Watched.made.clear()
+    M = with_spectrum([3.0, 2.0, 1.0], 260, 200, 0)[None].to(dtype)
+    norms = lanczos_norms(operator_of(M), generator=torch.Generator().manual_seed(0))
+    assert Watched.made == [ONCE, TWICE]
+    assert norms.passes > 8  # those of the first attempt count as well
+    assert exact(M) <= norms.upper <= 3.0 * (1.0 + 2.1e-3) and norms.estimate <= 3.0 * (1.0 + 1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 12, 20])
