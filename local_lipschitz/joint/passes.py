@@ -55,12 +55,12 @@ class PassGroups:
 
     def find(self, candidates: Elements) -> Gains:
         """Gains of their own where passes are cheap, with μ improved for them."""
-        steps, count = self.steps if len(self.mu) else 0, candidates.out_size
-        self.tuned = self._cheap(candidates.operator, count + steps * (SUMS + PROBES))
+        self.tuned = self._cheap(candidates.operator, candidates.out_size + self.steps * (SUMS + PROBES))
         if not self.tuned:
             return Gains(None)
-        if steps:
-            self._improve(candidates, random_sums(candidates, SUMS, self.random), steps, None, CENTRAL[0][1], GAIN)
+        if len(self.mu):
+            F = random_sums(candidates, SUMS, self.random)
+            self._improve(candidates, F, self.steps, None, CENTRAL[0][1], GAIN)
         self.finds += 1
         return Gains(row_gains(candidates, self.mu, self.random, self.random.share / (self.finds * (self.finds + 1))))
 
