@@ -24,6 +24,8 @@ from .krylov import WIDE
 ATTEMPTS = 4  # with a larger γ each time
 LEAST = 1e-200  # of γ and μ, so that no product underflows or overflows to anything that matters
 VECTORS = 10  # Gaussian ones, for the norms of maps that only rounding is multiplied by
+CLOSE, TWICE = 0.01, 20  # so many where the tolerance is finer: such norms are found several times smaller
+LARGEST = 0.5  # η that γ is raised for
 FEW = 0.01  # of the failure probability of a certificate: for these
 
 
@@ -110,14 +112,17 @@ def certify(
 ) -> Tensor:
     """γ' ≥ γ (K,) for which ‖Δf‖² ≤ γ'‖δ‖² (or, for outputs (K, m), |outputs_k · Δf|² ≤ γ'_k‖δ‖²).
 
-    With certified s ≥ ‖H(γ, μ)‖²: for s ≤ 1 that is γ' = γ. For s > 1 the multipliers μ s^k of kink layer k and
-    γ' = γ s^(depth + 1) have s = 1, because T is triangular (docs/joint_bound.md, section 4). That power is dear in
-    deep networks, and mostly it was γ that was estimated too low: so γ is raised and tried again. In float64.
+    γ is first divided by (1 − η)², η being what rounding may add to ‖H‖. With certified s ≥ ‖H(γ, μ)‖²: for s ≤ 1 that
+    is γ' = γ. For s > 1 the multipliers μ s^k of kink layer k and γ' = γ s^(depth + 1) have s = 1, because T is
+    triangular (docs/joint_bound.md, section 4). That power is dear in deep networks, and mostly it was γ that was
+    estimated too low: so γ is raised and tried again. In float64.
     """
     exact = operator.to(torch.float64)
     mu, outputs = mu.double(), None if outputs is None else outputs.double()
     gamma = gamma.double().clamp(min=LEAST)
-    eta = tail_norms(exact, mu, gamma, outputs, random, random.share)  # of a larger γ it is no larger
+    vectors = VECTORS if tolerance > CLOSE else TWICE
+    eta = tail_norms(exact, mu, gamma, outputs, random, random.share, vectors)  # of a larger γ it is no larger
+    gamma = gamma / (1.0 - eta.to(gamma).clamp(max=LARGEST)) ** 2  # √s + η ≤ 1 leaves no more room
     best = before = torch.full_like(gamma, torch.inf)
     stuck = exact.depth == 0
     for attempt in range(1, ATTEMPTS + 1):
@@ -164,31 +169,32 @@ def scaled_operator(
 
 
 def tail_norms(
-    operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random, share: float
+    operator: JointOperator, mu: Tensor, gamma: Tensor, outputs: Tensor | None, random: Random, share: float,
+    vectors: int = VECTORS,
 ) -> Tensor:
     """η (K,) of H(γ, μ), or of that of each of the `outputs`, except with probability FEW of a certificate's share."""
     K, columns, root = len(gamma), operator.out_size if outputs is None else 1, gamma.sqrt()[:, None, None]
-    y = random.normal(K * VECTORS, columns, mu).reshape(K, VECTORS, columns) / root
+    y = random.normal(K * vectors, columns, mu).reshape(K, vectors, columns) / root
     f = y if outputs is None else y * outputs[:, None]
-    return _eta(operator, f.flatten(0, 1), random.normal(K * VECTORS, len(mu), mu) / mu.sqrt(), share)
+    return _eta(operator, f.flatten(0, 1), random.normal(K * vectors, len(mu), mu) / mu.sqrt(), share, vectors)
 
 
 def output_tails(operator: JointOperator, random: Random) -> Tensor:
     """η (1,) of the whole output alone, |y · (Δf − Ñδ − P̃w)| ≤ η‖δ‖ for every unit y."""
     y = random.normal(VECTORS, operator.out_size, operator.like)
-    return _eta(operator, y, y.new_zeros(VECTORS, operator.groups), random.share)
+    return _eta(operator, y, y.new_zeros(VECTORS, operator.groups), random.share, VECTORS)
 
 
-def _eta(operator: JointOperator, f: Tensor, v: Tensor, share: float) -> Tensor:
-    """From VECTORS Gaussian y for each matrix: the sum over all places of the norm of what is added there.
+def _eta(operator: JointOperator, f: Tensor, v: Tensor, share: float, vectors: int) -> Tensor:
+    """From so many Gaussian y for each matrix: the sum over all places of the norm of what is added there.
 
-    For a map M, ‖M y‖ ≥ θ‖M‖ for one of the y, except with probability (θ√(2/π))^VECTORS.
+    For a map M, ‖M y‖ ≥ θ‖M‖ for one of the y, except with probability (θ√(2/π))^vectors.
     """
     sizes, part = [], max(1, WIDE // operator.widest)
     for some_f, some_v in zip(f.split(part), v.split(part), strict=True):
         tails = Tails()
         operator.adjoint(some_f, some_v, tails)
         sizes.append(torch.stack(tails.places))
-    longest = torch.cat(sizes, 1).unflatten(1, (-1, VECTORS)).amax(2)
-    theta = math.sqrt(0.5 * math.pi) * (FEW * share / max(1, len(longest))) ** (1.0 / VECTORS)
+    longest = torch.cat(sizes, 1).unflatten(1, (-1, vectors)).amax(2)
+    theta = math.sqrt(0.5 * math.pi) * (FEW * share / max(1, len(longest))) ** (1.0 / vectors)
     return longest.sum(0) / theta
