@@ -21,7 +21,7 @@ from .krylov import BASIS, INSIDE, SMALL_OUTPUT, Top, least, respond, top
 from .row_gains import Gains, random_sums, row_gains
 from .tuning import Barrier, improve
 
-ROUNDS = 3  # changes of these directions
+ROUNDS, ANOTHER = 3, 0.02  # changes of these directions, at most; of γ: what one has to gain for another to follow
 PLAIN = ((16.0, 0.0),)  # p of the norm that smooths the largest eigenvalue, and τ of the barrier
 CENTRAL = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01))  # where passes are cheap
 WORTH = 2.0  # multipliers on the way are improved where γ may fall by more than this factor
@@ -127,7 +127,7 @@ class PassGroups:
             gained = 1.0 - float(gamma.sum() / best.sum())
             if gained > 0.0:  # not always: other directions may have become larger
                 best, mu = gamma, self.mu
-            if gained < LAST_GAIN and tau == 0.0:  # without the barrier more may be gained
+            if gained < ANOTHER and tau == 0.0:  # without the barrier more may be gained
                 break
         self.mu = mu
         gamma = certify(operator, self.mu, best * (1.0 + self.random.tolerance), C, self.random, FINE)

@@ -23,7 +23,7 @@ from ..numerics import of_computed
 from .certificate import FEW, Random, scaled_operator, tail_norms
 from .krylov import WIDE, gram, solve
 
-FORWARD = 1e-9  # of ‖z‖: what the rounding of a forward pass may change in K̂z, in the model of the Lanczos process
+FORWARD = 1e-7  # of ‖z‖: what the rounding of a forward pass may change in K̂z, in the model of the Lanczos process
 RESIDUAL = 0.1  # of conjugate gradients: S grows by its square
 KINKS = 2e-2  # tolerance of ‖K̂‖
 OUTWARD = 1e-12  # of a gain
