@@ -69,9 +69,9 @@ def joint_bound(
     passes where these are many. The bound is valid after any number. target: (B, K), or (B, 1) without `outputs`; the
     work ends once every value is at most its target, or seen to stay a tenth above it. None: as small as `effort`
     allows. by_passes: whether inputs with too many uncertain neurons for dense algebra are bounded by passes alone,
-    which is looser and can take much longer; the product bound is returned if not. Other arguments, shapes and errors
-    as in `local_bound`; each of the `outputs` is bounded by itself. Inputs of a batch are treated one after another,
-    and independently; progress: a bar counts them. Source: docs/joint_bound.md.
+    which takes longer, and on large networks is looser; the product bound is returned if not. Other arguments, shapes
+    and errors as in `local_bound`; each of the `outputs` is bounded by itself. Inputs of a batch are treated one after
+    another, and independently; progress: a bar counts them. Source: docs/joint_bound.md.
     """
     check_input(x0)
     seed = check_options(tolerance, failure_probability, seed)
