@@ -127,11 +127,11 @@ def top(operator: Passes, mu: Tensor, start: Tensor, steps: int, count: int = 1)
 
 
 def _generalised(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """Ascending λ with A x = λ B x, and x, for small symmetric A and B ⪰ 0."""
-    L = torch.linalg.cholesky(B + RIDGE * torch.eye(len(B)).to(B))
-    half = torch.linalg.solve_triangular(L, 0.5 * (A + A.T), upper=False)
-    values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(L, half.T, upper=False))
-    return values, torch.linalg.solve_triangular(L.T, vectors, upper=True)
+    """Ascending λ with A x = λ B x, and x, for small symmetric A and B ⪰ 0, but for the rounding of B."""
+    sizes, axes = torch.linalg.eigh(B)
+    half = axes * (sizes.clamp(min=0.0) + RIDGE).rsqrt()
+    values, vectors = torch.linalg.eigh(half.T @ (0.5 * (A + A.T)) @ half)
+    return values, half @ vectors
 
 
 def _unit(y: Tensor) -> Tensor:

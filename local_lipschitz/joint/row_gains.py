@@ -67,7 +67,7 @@ def row_gains(elements: Elements, mu: Tensor, random: Random, share: float) -> T
     known, part = feasible(exact.operator, mu.double(), random, share), max(1, WIDE // elements.widest)
     if known is None:
         return None
-    gains = []
+    gains = elements.like.new_empty(elements.out_size, dtype=torch.float64)  # small results beside large f: fragments
     for first in range(0, elements.out_size, part):
         f = elements.like.new_zeros(min(part, elements.out_size - first), elements.out_size)
         f[:, first:].fill_diagonal_(1.0)
@@ -76,10 +76,10 @@ def row_gains(elements: Elements, mu: Tensor, random: Random, share: float) -> T
             y = solve(elements, mu, gram(elements, mu, f, f.new_zeros(len(f), len(mu)))[1], None, 0.0, RESIDUAL)
         if y is None:
             return None
-        gains.append(_gains(exact, known, f.double(), y.double()))
+        gains[first : first + part] = _gains(exact, known, f.double(), y.double())
     if exact.operator is not elements.operator:
         elements.operator.work += exact.operator.work
-    return torch.cat(gains)
+    return gains
 
 
 def _gains(elements: Elements, known: Feasible, f: Tensor, y: Tensor) -> Tensor:
