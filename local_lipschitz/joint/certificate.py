@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..joint_operator import JointOperator
+from ..joint_operator import JointOperator, at_once
 from ..joint_operator.row_errors import SAFE
 from ..norms.cholesky import proven_positive_definite, proven_with_border
 from ..norms.lanczos import Operator
 from ..norms.spectral_norm import lanczos_norms
 from ..numerics import UNDERFLOW, of_computed
-from .krylov import WIDE
 
 ATTEMPTS = 4  # with a larger γ each time
 LEAST = 1e-200  # of γ and μ, so that no product underflows or overflows to anything that matters
@@ -190,7 +189,7 @@ def _eta(operator: JointOperator, f: Tensor, v: Tensor, share: float, vectors: i
 
     For a map M, ‖M y‖ ≥ θ‖M‖ for one of the y, except with probability (θ√(2/π))^vectors.
     """
-    sizes, part = [], max(1, WIDE // operator.widest)
+    sizes, part = [], at_once(operator.widest)
     for some_f, some_v in zip(f.split(part), v.split(part), strict=True):
         tails = Tails()
         operator.adjoint(some_f, some_v, tails)

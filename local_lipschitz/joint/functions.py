@@ -12,26 +12,17 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from ..joint_operator import Passes, RowErrors
+from ..joint_operator import Passes, RowErrors, at_once, unit_rows
 from .certificate import ATTEMPTS, LEAST, are_proven, is_proven
 from .descent import Infeasible
 from .groups import RESULT_SLACK, Groups
 from .interior import Wanted, improve
 
-CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
-
 
 def rows(operator: Passes, F: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """[N P] for the output rows F (k, m), or for every output: (k, n), (k, G), and how far each is off, (k,)."""
-    like, m = operator.like, operator.out_size
     deltas, ws, off = [], [], []
-    part = max(1, CHUNK // operator.widest)
-    for first in range(0, m if F is None else len(F), part):
-        if F is None:
-            f = like.new_zeros(min(part, m - first), m)
-            f[:, first:].fill_diagonal_(1.0)
-        else:
-            f = F[first : first + part]
+    for f in unit_rows(operator) if F is None else F.split(at_once(operator.widest)):
         errors = RowErrors(f)
         delta, w = operator.adjoint(f, f.new_zeros(len(f), operator.groups), errors)
         deltas.append(delta)

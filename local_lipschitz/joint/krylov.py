@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..joint_operator import Passes
+from ..joint_operator import Passes, at_once
 
-WIDE = 2**22  # elements of a layer: larger ones are new memory in every operation, which is slow
 INSIDE = 0.03  # part of diag(μ) that W is to exceed: μ that are found so have room for ‖H‖
 CG_STEPS = 40
 CG_TOLERANCE = 0.02  # of the residual; the gradient needs no more, and no bound rests on it
@@ -24,7 +23,7 @@ RIDGE = 1e-6  # of ‖f‖² on a Krylov space, of vectors of length 1: single p
 
 def gram(operator: Passes, mu: Tensor, f: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """K D Kᵀ (f, v), and the w part of Kᵀ(f, v): (p, m), (p, G), (p, G); a few of p at a time where layers are wide."""
-    part, results = max(1, WIDE // operator.widest), []
+    part, results = at_once(operator.widest), []
     for some_f, some_v in zip(f.split(part), v.split(part), strict=True):
         delta, w = operator.adjoint(some_f, some_v)
         results.append((*operator.forward(delta, mu * w), w))

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..joint_operator import Elements, JointOperator, RowErrors
+from ..joint_operator import Elements, JointOperator, RowErrors, unit_rows
 from ..norms.spectral_norm import lanczos_norms
 from ..numerics import of_computed
 from .certificate import FEW, Random, scaled_operator, tail_norms
-from .krylov import WIDE, gram, solve
+from .krylov import gram, solve
 
 FORWARD = 1e-7  # of ‖z‖: what the rounding of a forward pass may change in K̂z, in the model of the Lanczos process
 RESIDUAL = 0.1  # of conjugate gradients: S grows by its square
@@ -64,19 +64,19 @@ def feasible(operator: JointOperator, mu: Tensor, random: Random, share: float) 
 def row_gains(elements: Elements, mu: Tensor, random: Random, share: float) -> Tensor | None:
     """(k,) |Δy_i| ≤ gain_i·‖δ‖ for each of the elements, float64; None where μ (G,) is not seen to be feasible."""
     exact = replace(elements, operator=elements.operator.to(torch.float64), scale=elements.scale.double())
-    known, part = feasible(exact.operator, mu.double(), random, share), max(1, WIDE // elements.widest)
+    known = feasible(exact.operator, mu.double(), random, share)
     if known is None:
         return None
     gains = elements.like.new_empty(elements.out_size, dtype=torch.float64)  # small results beside large f: fragments
-    for first in range(0, elements.out_size, part):
-        f = elements.like.new_zeros(min(part, elements.out_size - first), elements.out_size)
-        f[:, first:].fill_diagonal_(1.0)
+    done = 0
+    for f in unit_rows(elements):
         y: Tensor | None = f.new_zeros(len(f), 0)
         if len(mu):
             y = solve(elements, mu, gram(elements, mu, f, f.new_zeros(len(f), len(mu)))[1], None, 0.0, RESIDUAL)
         if y is None:
             return None
-        gains[first : first + part] = _gains(exact, known, f.double(), y.double())
+        gains[done : done + len(f)] = _gains(exact, known, f.double(), y.double())
+        done += len(f)
     if exact.operator is not elements.operator:
         elements.operator.work += exact.operator.work
     return gains

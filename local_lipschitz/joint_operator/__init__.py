@@ -11,10 +11,10 @@ row_errors.py: what rounding may have changed in a row of the operator.
 from .blocks import Block, Plan, plans
 from .build import Groups, Known
 from .kinks import Kinks, Reads
-from .operator import Elements, JointOperator, Passes
+from .operator import Elements, JointOperator, Passes, at_once, unit_rows
 from .row_errors import RowErrors
 
 __all__ = [
     "Block", "Elements", "Groups", "JointOperator", "Kinks", "Known", "Passes", "Plan", "Reads", "RowErrors",
-    "plans",
+    "at_once", "plans", "unit_rows",
 ]  # fmt: skip

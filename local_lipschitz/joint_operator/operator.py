@@ -9,7 +9,7 @@ None of these matrices is formed here: one forward pass applies them, one backwa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -25,6 +25,8 @@ from ..layers.stage import Stage
 from .blocks import Block
 from .kinks import positions
 from .row_errors import BRANCHES, Errors
+
+WIDE = 2**22  # elements of a layer, of all vectors: larger ones are new memory in every operation, which is slow
 
 
 class Passes(Protocol):
@@ -50,6 +52,20 @@ class Passes(Protocol):
 
     def adjoint(self, f: Tensor, v: Tensor, errors: Errors | None = None) -> tuple[Tensor, Tensor]:
         """(Nᵀf + Qᵀv, Pᵀf + Tᵀv), (p, n) and (p, G), for f (p, m), v (p, G). errors: of these rows are added there."""
+
+
+def at_once(widest: int) -> int:
+    """How many vectors go through together, where the largest layer has so many elements."""
+    return max(1, WIDE // widest)
+
+
+def unit_rows(operator: Passes) -> Iterator[Tensor]:
+    """A row (1, m) for each output, in their order, as many together as go through `at_once`."""
+    m, part = operator.out_size, at_once(operator.widest)
+    for first in range(0, m, part):
+        f = operator.like.new_zeros(min(part, m - first), m)
+        f[:, first:].fill_diagonal_(1.0)
+        yield f
 
 
 @dataclass

@@ -15,15 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..joint_operator import Block, Plan
+from ..joint_operator import Block, Plan, at_once
 from ..joint_operator.pooling import Level
 from ..layers.activations import PiecewiseLinear
 from ..layers.layer import INPUT
 from ..layers.rounding import roundings
 from ..layers.stage import Stage
 from ..numerics import UNDERFLOW, gamma_n
-
-CHUNK = 2**22  # elements of the largest layer times rows, a backward pass
 
 
 class NotDense(Exception):
@@ -144,7 +142,7 @@ class Bent:
         return self._rows(seed, len(C))
 
     def _rows(self, seed: Callable[[int, int], tuple], count: int) -> tuple[Tensor, Tensor, Tensor]:
-        part = max(1, CHUNK // self.widest)
+        part = at_once(self.widest)
         parts = []
         for first in range(0, count, part):
             self.limit.check()

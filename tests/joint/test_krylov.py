@@ -48,6 +48,6 @@ def test_a_few_vectors_at_a_time_as_all_at_once(seed, monkeypatch):
     operator, groups = linearised(*random_convolutional(random.Random(seed)), 0.5)
     f, v = torch.randn(5, operator.out_size).double(), torch.randn(5, operator.groups).double()
     at_once = krylov.gram(operator, groups.mu, f, v)
-    monkeypatch.setattr(krylov, "WIDE", 2 * operator.widest)
+    monkeypatch.setattr("local_lipschitz.joint_operator.operator.WIDE", 2 * operator.widest)
     for some, all_of_them in zip(krylov.gram(operator, groups.mu, f, v), at_once, strict=True):
         torch.testing.assert_close(some, all_of_them)
