@@ -31,8 +31,9 @@ def sampled_quotient(f: Callable[[Tensor], Tensor], x0: Tensor, eps: float, coun
     lengths = torch.rand(count, generator=generator, dtype=x0.dtype).reshape(norms.shape)
     lengths[: count // 2] = 1.0
     steps = eps * lengths * directions / norms
+    same = x0.expand_as(steps).contiguous()  # a product with one row may round otherwise than one with many
     with torch.no_grad():
-        change = (f(x0 + steps) - f(x0)).flatten(1).norm(dim=1)
+        change = (f(x0 + steps) - f(same)).flatten(1).norm(dim=1)
     return float((change / steps.flatten(1).norm(dim=1)).max())
 
 
