@@ -64,7 +64,7 @@ class Loads(Protocol):
     """h at eps (b,) for the inputs `which` (b,), with random vectors of its own for every evaluation.
 
     An h ≤ enough, or > 1, need not be as small as possible. by_passes: whether to go on by passes where dense algebra
-    ends.
+    ends even if they are dear.
     """
 
     def __call__(self, which: Tensor, eps: Tensor, evaluation: int, enough: float, by_passes: bool) -> Load: ...
@@ -85,7 +85,7 @@ def search(loads: Loads, start: Found, held: Tensor, manner: Manner, rtol: float
         first = active.nonzero()[0, 0]  # with those that are treated alike, as each would be without the others
         i = (active & (evaluations == evaluations[first]) & (dense == dense[first])).nonzero()[:, 0]
         evaluations[i] += 1
-        by_passes = not bool(dense[first])  # several times as dear, and looser in large networks
+        by_passes = not bool(dense[first])  # where they are dear, they are looser: no larger ε will hold
         load = loads(i, eps[i], int(evaluations[first]), 1.0 - rtol, by_passes)
         failure[i] += load.failure_probability
         good = load.h < 1.0

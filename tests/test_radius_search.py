@@ -1,11 +1,11 @@
-"""How a radius is searched: what bounds by passes are asked for, and that inputs do not see their neighbours."""
+"""How a radius is searched: which ways bounds take on it, and that inputs do not see their neighbours."""
 
 import pytest
 import torch
 from torch import nn
 
 from local_lipschitz import certified_radius, joint_bound, margin_bound
-from local_lipschitz.joint import dense
+from local_lipschitz.joint import dense, passes
 from local_lipschitz.joint.bound import Job
 
 LIMIT = 54
@@ -22,41 +22,61 @@ def wide_network() -> tuple[nn.Module, torch.Tensor]:
 
 @pytest.fixture
 def ways(monkeypatch):
-    """(dense or not, ε) of each attempt at a joint bound; dense algebra takes LIMIT groups at most."""
-    seen, run = [], Job._run
+    """(way, ε) of each joint bound: "dense", "passes" or "product"; dense algebra takes LIMIT groups at most."""
+    seen, call = [], Job.__call__
 
-    def recorded(self, x0, eps, outputs, target, product, by_rows):
-        seen.append((by_rows, eps))
-        return run(self, x0, eps, outputs, target, product, by_rows)
+    def recorded(self, x0, eps, *arguments):
+        result = call(self, x0, eps, *arguments)
+        seen.append((result.status.split()[0], eps))
+        return result
 
     monkeypatch.setattr(dense, "largest_cube", lambda device: float(LIMIT**3))
     monkeypatch.setattr(dense, "step_work", lambda inputs, first, groups: float(groups**3))
-    monkeypatch.setattr(Job, "_run", recorded)
+    monkeypatch.setattr(Job, "__call__", recorded)
     return seen
 
 
-def test_too_many_kinks_for_rows_give_the_product_bound_where_passes_are_not_wanted(ways):
+@pytest.fixture
+def dear(monkeypatch):
+    """Passes are too dear for gains of single elements."""
+    monkeypatch.setattr(passes, "WORK", {"cpu": 0.0})
+
+
+def test_too_many_kinks_for_rows_give_the_product_bound_where_dear_passes_are_not_wanted(ways, dear):
     net, x0 = wide_network()
     product = joint_bound(net, x0, 4.0, by_passes=False, effort=5)
-    assert all("more uncertain groups" in status for status in product.status) and all(way for way, _ in ways)
+    assert all("more uncertain groups" in status for status in product.status)
     assert "more uncertain groups" in margin_bound(net, x0[:1], 4.0, by_passes=False).status[0]
-    assert (joint_bound(net, x0, 4.0, effort=5).value <= product.value).all() and not all(way for way, _ in ways)
+    wanted = joint_bound(net, x0, 4.0, effort=5)
+    assert wanted.status == ["passes"] * 3 and (wanted.value <= product.value).all()
 
 
-def test_passes_are_not_tried_beyond_an_eps_held_by_dense_algebra(ways):
+def test_dear_passes_are_not_taken_beyond_an_eps_held_by_dense_algebra(ways, dear):
     net, x0 = wide_network()
     radius = float(certified_radius(net, x0[:1], joint_bound, rtol=0.05, effort=5).radius)
-    assert all(way for way, _ in ways) and any(eps > radius for _, eps in ways)
+    assert {way for way, _ in ways} == {"dense", "product"} and any(eps > radius for _, eps in ways)
     at, beyond = (joint_bound(net, x0[:1], eps, by_passes=False, effort=5).status[0] for eps in (radius, 1.06 * radius))
     assert at == "dense" and "more uncertain groups" in beyond  # the search ended there
+
+
+def test_cheap_passes_go_on_where_dense_algebra_ends(ways, monkeypatch):
+    net, x0 = wide_network()
+    x0 = x0[:1]
+    farther = float(certified_radius(net, x0, joint_bound, rtol=0.05, effort=20).radius)
+    assert {way for way, _ in ways} == {"dense", "passes"}
+    assert joint_bound(net, x0, farther, by_passes=False, effort=20).status == ["passes"]
+    monkeypatch.setattr(passes, "WORK", {"cpu": 0.0})
+    assert farther > 1.05 * float(certified_radius(net, x0, joint_bound, rtol=0.05, effort=20).radius)
 
 
 def test_a_batch_is_its_inputs_whichever_way_each_takes(ways):
     net, x0 = wide_network()
     together = certified_radius(net, x0[:2], joint_bound, rtol=0.05, effort=5)
-    ways.clear()
+    seen = []
     for i in range(2):
+        ways.clear()
         alone = certified_radius(net, x0[i : i + 1], joint_bound, rtol=0.05, effort=5)
         assert float(alone.radius) == pytest.approx(float(together.radius[i]), rel=1e-9)
         assert alone.evaluations == together.evaluations[i]
-        assert all(way for way, _ in ways) == (i == 0)
+        seen.append({way for way, _ in ways})
+    assert seen[0] != seen[1]

@@ -24,8 +24,8 @@ from ..product.propagation import EPS_MIN, TINY, Source, propagate
 from ..product.stage_norms import SINGLE, StageNorms, working_dtype
 from ..reading.read import read
 from .certificate import Random
-from .dense import DenseGroups, TooManyGroups
-from .descent import Infeasible
+from .dense import DenseGroups
+from .descent import Infeasible, TooManyGroups
 from .kink_layers import KinkLayers, kink_layers
 from .passes import PassGroups
 
@@ -68,10 +68,10 @@ def joint_bound(
     the way. A step is a Cholesky factorisation in the number of uncertain neurons, or some ten forward and backward
     passes where these are many. The bound is valid after any number. target: (B, K), or (B, 1) without `outputs`; the
     work ends once every value is at most its target, or seen to stay a tenth above it. None: as small as `effort`
-    allows. by_passes: whether inputs with too many uncertain neurons for dense algebra are bounded by passes alone,
-    which takes longer, and on large networks is looser; the product bound is returned if not. Other arguments, shapes
-    and errors as in `local_bound`; each of the `outputs` is bounded by itself. Inputs of a batch are treated one after
-    another, and independently; progress: a bar counts them. Source: docs/joint_bound.md.
+    allows. by_passes: whether inputs with too many uncertain neurons for dense algebra are bounded by passes even where
+    the network is so large that these take long, and give a looser bound; the product bound is returned if not. Other
+    arguments, shapes and errors as in `local_bound`; each of the `outputs` is bounded by itself. Inputs of a batch are
+    treated one after another, and independently; progress: a bar counts them. Source: docs/joint_bound.md.
     """
     check_input(x0)
     seed = check_options(tolerance, failure_probability, seed)
@@ -131,7 +131,7 @@ class Job:
         self, x0: Tensor, eps: float, outputs: Tensor, target: Tensor | None, product: dict[str, Source]
     ) -> Result:
         """The joint bound at x0 (1, *shape) for outputs (K, m), or (0, m) for the whole output."""
-        for dense in (True, False) if self.by_passes else (True,):
+        for dense in (True, False):
             try:
                 return self._run(x0, eps, outputs, target, product, dense)
             except (TooManyGroups, Infeasible, torch.linalg.LinAlgError) as error:
@@ -148,7 +148,11 @@ class Job:
         dtype = torch.float64 if exact else working_dtype(self.graph.stages, x0.dtype)
         operator = JointOperator(self.graph.in_shape, [], None, x0.new_zeros((), dtype=dtype))
         random = Random(self.failure_probability / (1 + len(self.graph.stages)), self.tolerance, self.seed, eps)
-        groups = (DenseGroups if dense else PassGroups)(operator.like, self.graph, max(2, self.effort // 10), random)
+        steps = max(2, self.effort // 10)
+        if dense:
+            groups: DenseGroups | PassGroups = DenseGroups(operator.like, self.graph, steps, random)
+        else:
+            groups = PassGroups(operator.like, self.graph, steps, random, self.by_passes)
         growth = build(self.graph, x0, eps, product, operator, groups)
         value, before = groups.outputs(operator, outputs if len(outputs) else None, self.effort, target)
         uncertain = {block.plan.stage.name: _counts(block) for block in operator.blocks}

@@ -17,7 +17,7 @@ from ..layers.graph import Graph
 from ..norms.lanczos import Operator
 from ..norms.spectral_norm import lanczos_norms
 from .certificate import FEW, Random, output_tails
-from .descent import affordable
+from .descent import TooManyGroups, affordable
 from .device import free_memory, largest_cube
 from .factor import Factor
 from .first_kinks import step_work
@@ -129,10 +129,6 @@ class DenseGroups(Groups):
             value = torch.minimum(value, torch.cat(own))
         self.mu = best[1]
         return value, torch.maximum(before, value)
-
-
-class TooManyGroups(Exception):
-    """More uncertain groups than the dense path takes."""
 
 
 def _largest(S: Tensor, random: Random) -> float:

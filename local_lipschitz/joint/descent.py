@@ -26,6 +26,10 @@ class Infeasible(Exception):
     """No feasible multipliers were found."""
 
 
+class TooManyGroups(Exception):
+    """More uncertain groups than what was asked for takes."""
+
+
 @dataclass(frozen=True)
 class Point:
     """An objective at some μ: its value, its gradient up − down in log μ, and its Hessian.

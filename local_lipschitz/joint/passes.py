@@ -16,7 +16,7 @@ from torch import Tensor
 from ..joint_operator import Elements, JointOperator, Passes
 from ..layers.graph import Graph
 from .certificate import Random, certify
-from .descent import TINY, Infeasible
+from .descent import TINY, Infeasible, TooManyGroups
 from .krylov import BASIS, INSIDE, SMALL_OUTPUT, Top, least, respond, top
 from .row_gains import Gains, random_sums, row_gains
 from .tuning import Barrier, improve
@@ -43,12 +43,15 @@ Found = TypeVar("Found", Tensor, Top)
 
 
 class PassGroups:
-    """The multipliers μ of the groups so far, growing in the order of the layers."""
+    """The multipliers μ of the groups so far, growing in the order of the layers.
+
+    dear: whether to go on where passes are too dear for gains of single elements.
+    """
 
     status = "passes"
 
-    def __init__(self, like: Tensor, graph: Graph, steps: int, random: Random) -> None:
-        self.cost, self.steps, self.random = graph.cost, steps, random
+    def __init__(self, like: Tensor, graph: Graph, steps: int, random: Random, dear: bool) -> None:
+        self.cost, self.steps, self.random, self.dear = graph.cost, steps, random, dear
         self.mu, self.order = like.new_zeros(0), like.new_zeros(0)  # order: of each group's kink layer: 1, 2, …
         self.worst: Tensor | None = None  # (1, n) the direction of the input that moves the last layer furthest
         self.finds, self.tuned = 0, False  # tuned: whether the last elements got gains of their own, and μ served these
@@ -56,6 +59,8 @@ class PassGroups:
     def find(self, candidates: Elements) -> Gains:
         """Gains of their own where passes are cheap, with μ improved for them."""
         self.tuned = self._cheap(candidates.operator, candidates.out_size + self.steps * (SUMS + PROBES))
+        if not self.tuned and not self.dear:
+            raise TooManyGroups("more uncertain groups than dense algebra takes, and passes are dear")
         known = len(self.mu) == 0 and not candidates.operator.blocks[-1].levels  # their row norms are
         if known or not self.tuned:
             return Gains(None)

@@ -13,7 +13,7 @@ import local_lipschitz.joint.bound as joint_bound_module
 import local_lipschitz.joint.passes as joint_passes
 from local_lipschitz import joint_bound
 from local_lipschitz.joint.certificate import Random
-from local_lipschitz.joint.dense import TooManyGroups
+from local_lipschitz.joint.descent import TooManyGroups
 from local_lipschitz.joint.row_gains import Feasible, _gains, random_sums, row_gains
 from local_lipschitz.joint.tuning import Barrier, improve
 from local_lipschitz.joint_operator import Elements
