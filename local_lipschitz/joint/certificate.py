@@ -20,7 +20,7 @@ from ..norms.lanczos import Operator
 from ..norms.spectral_norm import lanczos_norms
 from ..numerics import UNDERFLOW, of_computed
 
-ATTEMPTS = 4  # with a larger γ each time
+ATTEMPTS, LATER = 4, 0.2  # with a larger γ each time; of what is left of the failure probability, for later ones
 LEAST = 1e-200  # of γ and μ, so that no product underflows or overflows to anything that matters
 VECTORS = 10  # Gaussian ones, for the norms of maps that only rounding is multiplied by
 CLOSE, TWICE = 0.01, 20  # so many where the tolerance is finer: such norms are found several times smaller
@@ -123,12 +123,12 @@ def certify(
     eta = tail_norms(exact, mu, gamma, outputs, random, random.share, vectors)  # of a larger γ it is no larger
     gamma = gamma / (1.0 - eta.to(gamma).clamp(max=LARGEST)) ** 2  # √s + η ≤ 1 leaves no more room
     best = before = torch.full_like(gamma, torch.inf)
-    stuck = exact.depth == 0
+    stuck, share = exact.depth == 0, (1.0 - FEW) * (1.0 - LATER) * random.share
     for attempt in range(1, ATTEMPTS + 1):
         last = stuck or attempt == ATTEMPTS
         norms = lanczos_norms(
-            scaled_operator(exact, mu, gamma, outputs, eta), tolerance, (1.0 - FEW) * random.share / ATTEMPTS,
-            random.generator, enough=0.0 if exact.depth == 0 else 1.0, hopeless=math.inf if last else 1.0 + tolerance,
+            scaled_operator(exact, mu, gamma, outputs, eta), tolerance, share * LATER ** (attempt - 1), random.generator,
+            enough=0.0 if exact.depth == 0 else 1.0, hopeless=math.inf if last else 1.0 + tolerance,
         )  # fmt: skip
         low, s = norms.estimate.square(), norms.upper.square()
         if exact.depth == 0:

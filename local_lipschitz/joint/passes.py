@@ -21,13 +21,13 @@ from .krylov import BASIS, INSIDE, SMALL_OUTPUT, Top, least, respond, top
 from .row_gains import Gains, random_sums, row_gains
 from .tuning import Barrier, improve
 
-ROUNDS, ANOTHER = 3, 0.02  # changes of these directions, at most; of γ: what one has to gain for another to follow
+ROUNDS, ANOTHER = 3, 0.05  # changes of these directions, at most; of γ: what one has to gain for another to follow
 PLAIN = ((16.0, 0.0),)  # p of the norm that smooths the largest eigenvalue, and τ of the barrier
 CENTRAL = ((8.0, 0.3), (16.0, 0.05), (64.0, 0.01))  # where passes are cheap
 WORTH = 2.0  # multipliers on the way are improved where γ may fall by more than this factor
 ADDED, WAY, LAST = 4, 12, 16  # steps of a Krylov space: for new groups, a layer, the output
-ROOM = 2.2  # of the μ of new groups, over what they were found to need
-RAISED, TIGHT = 1.4, 1.03  # γ of a layer over what was found: a certificate close to the least takes many steps
+ROOM, LARGER_ROOM = 2.2, 4.0  # of the μ of new groups, over what they were found to need: tuned on the way, or not
+RAISED, TIGHT = 1.5, 1.03  # γ of a layer over what was found: a certificate close to the least takes many steps
 MORE = 0.015  # kinks, of those so far, that may be added for want of a certificate
 NOISE = 0.3  # of a random direction beside the one that is known
 REPAIRS = (1.05, 1.2, 1.5, 2.0, 4.0, 16.0)
@@ -74,10 +74,10 @@ class PassGroups:
         return operator.work + solves * SOLVE * self.cost <= WORK[operator.like.device.type]
 
     def add(self, found: Gains, kept: Tensor, elements: Elements) -> None:
-        """μ ∝ g² for the new groups, ROOM times what makes W positive definite."""
-        needed = self._top(elements, ADDED).gamma
+        """μ ∝ g² for the new groups, some times what makes W positive definite."""
+        needed = self._top(elements, ADDED).gamma * (ROOM if self.tuned else LARGER_ROOM)
         g, depth = elements.scale, elements.operator.depth + 1
-        self.mu = torch.cat([self.mu, (ROOM * needed.to(g)).clamp(min=torch.finfo(g.dtype).eps) * g.square()])
+        self.mu = torch.cat([self.mu, needed.to(g).clamp(min=torch.finfo(g.dtype).eps) * g.square()])
         self.order = torch.cat([self.order, torch.full_like(g, depth)])
 
     def layer_gain(self, operator: JointOperator, known: float) -> float:
@@ -88,9 +88,16 @@ class PassGroups:
         """
         gamma = self.mu.new_ones(1, dtype=torch.float64)
         if len(self.mu):
-            best, raised = self._top(operator, WAY, BASIS), TIGHT if self.tuned else RAISED
-            larger = known / max(math.sqrt(raised * float(best.gamma)), TINY)
-            if (larger - 1.0) * max(1, operator.blocks[-1].count) <= MORE * len(self.mu):
+            raised = TIGHT if self.tuned else RAISED
+
+            def hardly(least: float) -> bool:
+                larger = known / max(math.sqrt(raised) * least, TINY)
+                return (larger - 1.0) * max(1, operator.blocks[-1].count) <= MORE * len(self.mu)
+
+            if hardly(self._attained(operator)):
+                return known
+            best = self._top(operator, WAY, BASIS)
+            if hardly(math.sqrt(float(best.gamma))):
                 self.worst = best.delta
                 return known
             if not self.tuned and float(best.gamma) > WORTH * least(operator, best.F):
@@ -158,6 +165,13 @@ class PassGroups:
         before, barrier = self.mu, Barrier.around(self.mu, PROBES if tau else 0, tau, self.random)
         self.mu = self._repaired(partial(improve, operator, F=F, steps=steps, p=p, gain=gain, barrier=barrier))
         return self.mu is not before
+
+    def _attained(self, operator: JointOperator) -> float:
+        """How far the worst direction of the layer before moves this one, ‖N δ‖/‖δ‖: no gain is smaller."""
+        if self.worst is None:
+            return 0.0
+        moved, _ = operator.forward(self.worst, self.worst.new_zeros(1, operator.groups))
+        return float(moved.norm() / self.worst.norm().clamp(min=torch.finfo(moved.dtype).tiny))
 
     def _top(self, operator: Passes, steps: int, count: int = 1) -> Top:
         """From the output that the worst direction of the layer before becomes, with something of all others."""
