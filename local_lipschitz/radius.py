@@ -139,7 +139,7 @@ class _Certificate:
         """At eps (b,) for the inputs `which` (b,); for eps None h is max_c L_c/margin_c.
 
         An h ≤ enough, or > 1, need not be as small as possible: the joint and the margin bound then work less.
-        by_passes: whether the joint bound goes on by passes where kinks are too many for dense algebra, dear as they be.
+        by_passes: whether the joint bound goes on by passes where kinks are too many for dense algebra, even dear ones.
 
         The number of the evaluation decides its random vectors: a search chooses ε from earlier results, and a start
         that has been used is not independent of what it is then used on.

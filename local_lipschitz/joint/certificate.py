@@ -127,8 +127,9 @@ def certify(
     for attempt in range(1, ATTEMPTS + 1):
         last = stuck or attempt == ATTEMPTS
         norms = lanczos_norms(
-            scaled_operator(exact, mu, gamma, outputs, eta), tolerance, share * LATER ** (attempt - 1), random.generator,
-            enough=0.0 if exact.depth == 0 else 1.0, hopeless=math.inf if last else 1.0 + tolerance,
+            scaled_operator(exact, mu, gamma, outputs, eta), tolerance, share * LATER ** (attempt - 1),
+            random.generator, enough=0.0 if exact.depth == 0 else 1.0,
+            hopeless=math.inf if last else 1.0 + tolerance,
         )  # fmt: skip
         low, s = norms.estimate.square(), norms.upper.square()
         if exact.depth == 0:
