@@ -50,7 +50,7 @@ class PassGroups:
 
     status = "passes"
 
-    def __init__(self, like: Tensor, graph: Graph, steps: int, random: Random, dear: bool) -> None:
+    def __init__(self, like: Tensor, graph: Graph, steps: int, random: Random, dear: bool = True) -> None:
         self.cost, self.steps, self.random, self.dear = graph.cost, steps, random, dear
         self.mu, self.order = like.new_zeros(0), like.new_zeros(0)  # order: of each group's kink layer: 1, 2, …
         self.worst: Tensor | None = None  # (1, n) the direction of the input that moves the last layer furthest
