@@ -94,31 +94,32 @@ def lanczos_norms(
     checks, left = Checks(operator.batch, steps), everything
     products = operator.rounding.cpu().expand(operator.batch).numpy()
     estimate, upper = np.zeros((2, operator.batch))
-    while not checks.done.all():
-        for _ in range(checks.soonest - lanczos.steps):
-            lanczos.step()
-        due = checks.due_at(lanczos.steps)
-        a, b = (x[due[left]] for x in lanczos.coefficients())
-        ritz = Ritz.from_steps(a, b, live[due], failure_probability, torch.finfo(operator.dtype).eps)
-        lower = ritz.lower()
-        rounding = products[due] + _vector_rounding(operator, lanczos.steps) * lower
-        size = np.where(lower > 0.0, lower, math.inf)
-        share = np.maximum(tolerance - rounding / size, 0.5 * tolerance)
-        share = np.maximum(share, (enough - rounding) / size - 1.0)
-        missing = np.where(lower > hopeless, 0.0, ritz.missing(share))
-        fresh = checks.passed(due, lanczos.steps, missing)
-        now = everything[due][fresh]
-        if lanczos.cancelled(a, b) or lanczos.lost_orthogonality(np.flatnonzero(np.isin(left, now)).tolist()):
-            spent += lanczos.products
-            lanczos, checks, left = Lanczos(operator, start, TWICE), Checks(operator.batch, steps), everything
-            continue  # from the start, twice against all vectors in every step
-        if fresh.any():
-            estimate[now], upper[now] = lower[fresh], ritz.upper()[fresh] + rounding[fresh]
-        unfinished = ~checks.done[left]
-        lanczos.ignore(np.flatnonzero(~unfinished).tolist())
-        if operator.part is not None and 0 < 2 * unfinished.sum() <= len(left):
-            lanczos.keep(np.flatnonzero(unfinished).tolist())
-            left = left[unfinished]
+    with torch.inference_mode():  # a step is many small operations, each quicker so
+        while not checks.done.all():
+            for _ in range(checks.soonest - lanczos.steps):
+                lanczos.step()
+            due = checks.due_at(lanczos.steps)
+            a, b = (x[due[left]] for x in lanczos.coefficients())
+            ritz = Ritz.from_steps(a, b, live[due], failure_probability, torch.finfo(operator.dtype).eps)
+            lower = ritz.lower()
+            rounding = products[due] + _vector_rounding(operator, lanczos.steps) * lower
+            size = np.where(lower > 0.0, lower, math.inf)
+            share = np.maximum(tolerance - rounding / size, 0.5 * tolerance)
+            share = np.maximum(share, (enough - rounding) / size - 1.0)
+            missing = np.where(lower > hopeless, 0.0, ritz.missing(share))
+            fresh = checks.passed(due, lanczos.steps, missing)
+            now = everything[due][fresh]
+            if lanczos.cancelled(a, b) or lanczos.lost_orthogonality(np.flatnonzero(np.isin(left, now)).tolist()):
+                spent += lanczos.products
+                lanczos, checks, left = Lanczos(operator, start, TWICE), Checks(operator.batch, steps), everything
+                continue  # from the start, twice against all vectors in every step
+            if fresh.any():
+                estimate[now], upper[now] = lower[fresh], ritz.upper()[fresh] + rounding[fresh]
+            unfinished = ~checks.done[left]
+            lanczos.ignore(np.flatnonzero(~unfinished).tolist())
+            if operator.part is not None and 0 < 2 * unfinished.sum() <= len(left):
+                lanczos.keep(np.flatnonzero(unfinished).tolist())
+                left = left[unfinished]
     passes = (spent + lanczos.products) / operator.batch
     values = torch.from_numpy(estimate).to(operator.device), torch.from_numpy(upper).to(operator.device)
     return Norms(*values, failure_probability, passes)
