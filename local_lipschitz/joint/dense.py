@@ -15,7 +15,7 @@ from torch import Tensor
 from ..joint_operator import Elements, JointOperator
 from ..layers.graph import Graph
 from ..norms.lanczos import Operator
-from ..norms.spectral_norm import lanczos_norms
+from ..norms.spectral_norm import DENSE_SIDE, lanczos_norms
 from .certificate import FEW, Random, output_tails
 from .descent import TooManyGroups, affordable
 from .device import free_memory, largest_cube
@@ -80,10 +80,13 @@ class DenseGroups(Groups):
         self.extend_factor(X, S)
 
     def layer_gain(self, operator: JointOperator, known: float) -> float:
-        """√λ_max(S(μ)) of the whole output of `operator`, certified; in float64."""
-        factor = self.factor(self.mu, 1)
+        """√λ_max(S(μ)) of the whole output of `operator`, certified; in float64. Of small ones all rows are at hand."""
+        small = operator.out_size + len(self.mu) <= DENSE_SIDE
+        factor = self.factor(self.mu, operator.out_size if small else 1)
         if factor is None:
             return math.inf
+        if small:
+            return float(Functions(self, *rows(operator)).proven(self.mu, False))
         share = self.random.share
         eta = output_tails(operator, self.random)
         M = self._root(operator, factor, eta.to(self.mu.device))
