@@ -27,7 +27,7 @@ from .certificate import Random
 from .dense import DenseGroups
 from .descent import Infeasible, TooManyGroups
 from .kink_layers import KinkLayers, kink_layers
-from .passes import PassGroups
+from .passes import PassGroups, cheap
 
 VALUE_SLACK = 1e-9  # outward, on the value
 
@@ -131,11 +131,16 @@ class Job:
         self, x0: Tensor, eps: float, outputs: Tensor, target: Tensor | None, product: dict[str, Source]
     ) -> Result:
         """The joint bound at x0 (1, *shape) for outputs (K, m), or (0, m) for the whole output."""
+        why: Exception
         for dense in (True, False):
             try:
                 return self._run(x0, eps, outputs, target, product, dense)
-            except (TooManyGroups, Infeasible, torch.linalg.LinAlgError) as error:
+            except (Infeasible, torch.linalg.LinAlgError) as error:
                 why = error
+            except TooManyGroups as error:
+                why = error
+                if not (self.by_passes or cheap(error.groups, self.graph.cost, x0.device)):
+                    break
         nothing = x0.new_full((max(1, len(outputs)),), torch.inf, dtype=torch.float64)
         growth = [(plan.stage.name, float(product[plan.name].gain)) for plan in plans(self.graph)[0]]
         return Result(nothing, nothing, growth, {}, 0, f"product bound: {why}", 0.0, 0.0)

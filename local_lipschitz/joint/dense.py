@@ -52,7 +52,7 @@ class DenseGroups(Groups):
         too_dear = operator.work + count * operator.cost > max(WORK, ROWS * self.cost)
         too_large = 8 * total * (HELD * total + HELD_ROWS * self.Q.shape[1]) > SHARE * self.memory
         if too_dear or too_large or self._step_work(count) > largest_cube(self.Q.device):
-            raise TooManyGroups(f"more uncertain groups ({total} or more) than rows are affordable for")
+            raise TooManyGroups(total)
         found = Functions(self, *rows(candidates))
         if len(self.mu):
             self.mu = found.some(TUNED).improve(self.mu, self._affordable(self.steps), True, last=False)

@@ -27,7 +27,11 @@ class Infeasible(Exception):
 
 
 class TooManyGroups(Exception):
-    """More uncertain groups than what was asked for takes."""
+    """There are this many uncertain groups, or more, which is too many for the way that was taken."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__(f"more uncertain groups ({groups} or more) than are affordable")
+        self.groups = groups
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,11 @@ PASSES_SLACK = 1e-9  # outward, on a gain by passes
 Found = TypeVar("Found", Tensor, Top)
 
 
+def cheap(solves: int, cost: int, device: torch.device, spent: float = 0.0) -> bool:
+    """Whether the gains of so many elements of a network are affordable by passes, beside the work that is done."""
+    return spent + solves * SOLVE * cost <= WORK[device.type]
+
+
 class PassGroups:
     """The multipliers μ of the groups so far, growing in the order of the layers.
 
@@ -60,7 +65,7 @@ class PassGroups:
         """Gains of their own where passes are cheap, with μ improved for them."""
         self.tuned = self._cheap(candidates.operator, candidates.out_size + self.steps * (SUMS + PROBES))
         if not self.tuned and not self.dear:
-            raise TooManyGroups("more uncertain groups than dense algebra takes, and passes are dear")
+            raise TooManyGroups(len(self.mu) + candidates.out_size)
         known = len(self.mu) == 0 and not candidates.operator.blocks[-1].levels  # their row norms are
         if known or not self.tuned:
             return Gains(None)
@@ -71,7 +76,7 @@ class PassGroups:
         return Gains(row_gains(candidates, self.mu, self.random, self.random.share / (self.finds * (self.finds + 1))))
 
     def _cheap(self, operator: JointOperator, solves: int) -> bool:
-        return operator.work + solves * SOLVE * self.cost <= WORK[operator.like.device.type]
+        return cheap(solves, self.cost, operator.like.device, operator.work)
 
     def add(self, found: Gains, kept: Tensor, elements: Elements) -> None:
         """μ ∝ g² for the new groups, some times what makes W positive definite."""

@@ -157,7 +157,7 @@ def test_by_passes_as_tight_as_dense(seed, monkeypatch):
     dense = float(joint_bound(net, x0, 1.0))
 
     def too_many(*arguments):
-        raise TooManyGroups
+        raise TooManyGroups(1)
 
     monkeypatch.setattr(joint_bound_module.DenseGroups, "find", too_many)
     found = joint_bound(net, x0, 1.0)
