@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,15 +34,41 @@ def copy_of_project(folder: Path) -> Path:
     return folder
 
 
-def command(script: str, *args: object) -> list[str]:
-    return [sys.executable, script, *map(str, args)]
+def command(script: str | Path, *args: object) -> list[str]:
+    return [sys.executable, str(script), *map(str, args)]
 
 
-def run(folder: Path, script: str, *args: object, status: int = 0, **kwargs) -> subprocess.CompletedProcess:
-    """Run a script to its end and check its exit status."""
-    done = subprocess.run(
-        command(script, *args), cwd=folder, capture_output=True, text=True, timeout=300, env=environment(), **kwargs
-    )
+@cache
+def fork_server() -> subprocess.Popen:
+    """The process that scripts are forked from: one for each process that runs tests, and it ends with that."""
+    pipe = subprocess.PIPE
+    file = Path(__file__).with_name("fork_server.py")
+    server = subprocess.Popen([sys.executable, file], stdin=pipe, stdout=pipe, text=True, env=environment())
+    atexit.register(server.communicate)  # ends its stdin, and so the server
+    return server
+
+
+def fork(folder: Path, argv: list[str]) -> subprocess.CompletedProcess:
+    """What subprocess.run gives for the interpreter with these arguments, without the seconds that imports take."""
+    server = fork_server()
+    with tempfile.TemporaryDirectory() as output:
+        job = {"argv": argv, "folder": str(folder), "environment": environment(), "output": output}
+        print(json.dumps(job), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        texts = [Path(output, name).read_text() for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess(argv, status, *texts)
+
+
+def run(
+    folder: Path, script: str | Path, *args: object, status: int = 0, forked: bool = True
+) -> subprocess.CompletedProcess:
+    """Run a script to its end, forked for speed or by an interpreter of its own, and check its exit status."""
+    if forked:
+        done = fork(folder, command(script, *args)[1:])
+    else:
+        done = subprocess.run(
+            command(script, *args), cwd=folder, capture_output=True, text=True, timeout=300, env=environment()
+        )
     assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -47,9 +77,9 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def error_of(folder: Path, script: str, *args: object, **kwargs) -> str:
+def error_of(folder: Path, script: str, *args: object) -> str:
     """The one line on stderr of a run that must end with exit status 2."""
-    lines = run(folder, script, *args, status=2, **kwargs).stderr.strip().splitlines()
+    lines = run(folder, script, *args, status=2).stderr.strip().splitlines()
     assert len(lines) == 1, lines
     return lines[0]
 

@@ -1,12 +1,12 @@
 """Training of the networks that ship: learns, resumes, and names what is missing."""
 
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 from digits import write_mnist
+from scripts import run
 from torch import nn
 
 import networks
@@ -56,10 +56,8 @@ def test_mnist_train_learns_resumes_and_keeps_settings_apart(tmp_path, monkeypat
 def test_training_runs_as_a_file_and_names_what_is_missing(script, option, tmp_path):
     blocked = tmp_path / "file"  # where a folder would have to be: fails with and without a network connection
     blocked.write_text("")
-    command = [sys.executable, networks.ROOT / "networks" / script, option, blocked]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
-    assert result.returncode == 2
-    assert str(blocked) in result.stderr and result.stderr.count("\n") == 1
+    error = run(tmp_path, networks.ROOT / "networks" / script, option, blocked, status=2).stderr
+    assert str(blocked) in error and error.count("\n") == 1
 
 
 def test_augmentation_mirrors_and_shifts_and_nothing_else():

@@ -2,14 +2,12 @@
 
 import re
 import runpy
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripts import ROOT, copy_of_project, environment, run
+from scripts import ROOT, copy_of_project, run
 
 from local_lipschitz import local_bound
 from networks import template
@@ -39,12 +37,7 @@ def test_sequential(capsys):
 
 
 def test_functional_from_another_folder(tmp_path):
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "functional.py"], cwd=tmp_path, capture_output=True, text=True,
-        env=environment(), timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    first, second = run(tmp_path, ROOT / "examples" / "functional.py").stdout.splitlines()
     assert 0 < numbers(first)[0] < 1  # a grey level is 1/79 of a standard deviation
     assert second.startswith("refused: layer 'softmax' (position 9, softmax)")
 

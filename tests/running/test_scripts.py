@@ -23,7 +23,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def swept(project):
-    run(project, "calculate_bounds.py", *SWEEP)
+    run(project, "calculate_bounds.py", *SWEEP, forked=False)
     return project
 
 
@@ -87,5 +87,5 @@ def test_pictures_without_results(script, monkeypatch, capsys, tmp_path):
 
 
 def test_simple_example(project):
-    output = run(project, "simple_example.py").stdout
+    output = run(project, "simple_example.py", forked=False).stdout
     assert "certified radius" in output and len(output.splitlines()) >= 4
