@@ -13,7 +13,6 @@ import sys
 
 import matplotlib.pyplot  # noqa: F401
 import torch
-import torchvision  # noqa: F401
 
 LONGEST = 300  # seconds that a script may take
 

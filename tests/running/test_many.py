@@ -4,13 +4,14 @@ import contextlib
 import io
 import runpy
 import shutil
-import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from scripts import ROOT, copy_of_project, environment, refused
+from scripts import ROOT, copy_of_project, refused, run
 
 import networks.mnist
 from script_tools import certified_rows
@@ -83,12 +84,8 @@ def test_the_figure_again_from_the_file(folder, alone):
 
 def test_two_processes_write_what_one_does(images, alone, tmp_path):
     copy_of_project(tmp_path)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, SCRIPT, *map(str, options(images))], cwd=tmp_path, capture_output=True, text=True,
-        timeout=300, env=environment(),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    torchrun = Path(sysconfig.get_path("scripts")) / "torchrun"
+    done = run(tmp_path, torchrun, "--standalone", "--nproc-per-node", 2, SCRIPT, *options(images))
     _, rows = certified_rows.read_any(tmp_path / "data" / "mnist" / "certified_local.csv")
     assert without_time(rows) == without_time(alone[1])
     assert done.stdout.count("7 images") == 1
