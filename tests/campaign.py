@@ -113,7 +113,7 @@ def search(net: nn.Module, graph: Graph, x0: Tensor, eps: float, generator: torc
     scales = 10.0 ** (-6.0 * torch.rand(SAMPLES, generator=generator, dtype=torch.float64))
     scales[: SAMPLES // 2] = 1.0
     samples = samples * _shaped(scales, samples)
-    best = quotients(graph, x0, samples).topk(STARTS // 2).indices
+    best = steepness(graph, x0, samples).topk(STARTS // 2).indices
     points = torch.cat([torch.zeros_like(x0), samples[: STARTS // 2 - 1], samples[best]])
     radius = eps * torch.logspace(0, -4, len(points), dtype=torch.float64)
     found, largest = [samples], 0.0
@@ -127,17 +127,25 @@ def search(net: nn.Module, graph: Graph, x0: Tensor, eps: float, generator: torc
         new = [_to_sphere(direction, r) for direction in (top, -top, uphill) for r in radii]
         found += new
         everything = torch.cat(new)
-        points = everything[quotients(graph, x0, everything).topk(len(points)).indices]
+        points = everything[steepness(graph, x0, everything).topk(len(points)).indices]
     return torch.cat(found), largest
 
 
+def steepness(graph: Graph, x0: Tensor, delta: Tensor) -> Tensor:
+    """The quotient of each δ (N, *shape) in plain floating point, by which a search goes on; it is judged otherwise."""
+    change, length = (v.flatten(1).norm(dim=1) for v in (graph.difference(x0, delta), delta))
+    return torch.where(length > 0, change / length, 0.0).nan_to_num(0.0)
+
+
 def jacobians(net: nn.Module, x: Tensor) -> Tensor:
-    """J (N, m, n) of the network at each x (N, *shape), by autograd."""
-    x = x.detach().requires_grad_()
+    """J (N, m, n) of the network at each x (N, *shape), by autograd: one copy of the points for each row."""
+    with torch.no_grad():
+        m = net(x[:1]).numel()
+    copies = x.detach().repeat_interleave(m, 0).requires_grad_()
     with torch.enable_grad():
-        y = net(x).flatten(1)
-        rows = [torch.autograd.grad(y[:, i].sum(), x, retain_graph=True)[0].flatten(1) for i in range(y.shape[1])]
-    return torch.stack(rows, 1)
+        y = net(copies).reshape(len(x), m, m)
+        (rows,) = torch.autograd.grad(y.diagonal(dim1=1, dim2=2).sum(), copies)
+    return rows.reshape(len(x), m, -1)
 
 
 def compare(

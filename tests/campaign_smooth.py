@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
-from campaign import JOINT_EVERY, RADIUS_EVERY, Outcome, command, search
+from campaign import JOINT_EVERY, RADIUS_EVERY, Outcome, command, search, steepness
 from campaign_cases import Case
 from exact import Residual, within
 from extended import evaluate, length, numbers
@@ -27,7 +27,6 @@ from mpmath import mp, mpf
 from torch import Tensor, nn
 
 from local_lipschitz import certified_radius, global_bound, joint_bound, local_bound
-from local_lipschitz.lower_bounds import quotients
 from local_lipschitz.reading.read import read
 
 KINDS = [nn.Tanh, nn.Sigmoid, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.SiLU, nn.Mish, nn.Hardswish, nn.GELU,
@@ -83,7 +82,7 @@ def run_case(seed: int) -> Outcome:
     x0 = case.x0.double()
     graph = read(case.net64, x0)
     delta, _ = search(case.net64, graph, x0, eps, torch.Generator().manual_seed(seed))
-    best = delta[quotients(graph, x0, delta).nan_to_num(0.0).topk(DECIDED).indices]
+    best = delta[steepness(graph, x0, delta).topk(DECIDED).indices]
     lower = largest_quotient(case.net64, x0[0], best)
     outcome.exact += len(best)
     if not all(within(step, eps) for step in best):
