@@ -10,6 +10,16 @@ def largest_singular_value(M):
     return float(torch.linalg.matrix_norm(M, 2))
 
 
+def jacobian(layer, x):
+    """Of an affine layer at x (1, *shape), all rows at once: one copy of x for each."""
+    with torch.enable_grad():
+        copies = x.expand(layer(x).numel(), *x.shape[1:]).clone().requires_grad_()
+        y = layer(copies)
+        (rows,) = torch.autograd.grad(y, copies, torch.eye(len(y), dtype=y.dtype).reshape(y.shape))
+    return rows.flatten(1)
+
+
+@torch.no_grad()
 def paper_product(net, x0, eps, norm=largest_singular_value):
     """The paper's formula for a LeNet-like chain with explicit matrices in float64 and dense SVDs.
 
@@ -21,7 +31,7 @@ def paper_product(net, x0, eps, norm=largest_singular_value):
         if isinstance(module, nn.Linear | nn.Conv2d):
             if isinstance(module, nn.Linear):
                 x = x.flatten(1)
-            A = torch.autograd.functional.jacobian(module, x).reshape(-1, x.numel())
+            A = jacobian(module, x)
             y0 = module(x)
             A = A * D
             R = torch.ones(len(A), dtype=torch.float64)
@@ -29,7 +39,7 @@ def paper_product(net, x0, eps, norm=largest_singular_value):
                 ybar = y0.flatten() + radius * A.norm(dim=1)
                 R = torch.where(y0.flatten() >= 0, 1.0, (ybar / (ybar - y0.flatten())).clamp(min=0.0).nan_to_num(0.0))
                 D = (ybar > 0).double() * (A.norm(dim=1) > 0)
-            L = norm((R[:, None] * A).detach())
+            L = norm(R[:, None] * A)
             x, radius, product = y0, radius * L, product * L
         elif isinstance(module, nn.MaxPool2d):
             D = module(D.reshape(x.shape)).flatten()
