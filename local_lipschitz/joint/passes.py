@@ -88,21 +88,15 @@ class PassGroups:
     def layer_gain(self, operator: JointOperator, known: float) -> float:
         """A certified bound of ‖Δ‖ / ‖δ‖ for the output of `operator`, somewhat larger than it need be.
 
-        The one that is `known` where a smaller one would hardly make the kinks fewer: the next layer is taken to have
-        as many as the last one, and the more the larger the gain.
+        The one that is `known` where a smaller one would hardly make the kinks fewer.
         """
         gamma = self.mu.new_ones(1, dtype=torch.float64)
         if len(self.mu):
             raised = TIGHT if self.tuned else RAISED
-
-            def hardly(least: float) -> bool:
-                larger = known / max(math.sqrt(raised) * least, TINY)
-                return (larger - 1.0) * max(1, operator.blocks[-1].count) <= MORE * len(self.mu)
-
-            if hardly(self._attained(operator)):
+            if not self._matters(operator, known, math.sqrt(raised) * self._attained(operator)):
                 return known
             best = self._top(operator, WAY, BASIS)
-            if hardly(math.sqrt(float(best.gamma))):
+            if not self._matters(operator, known, math.sqrt(raised * float(best.gamma))):
                 self.worst = best.delta
                 return known
             if not self.tuned and float(best.gamma) > WORTH * least(operator, best.F):
@@ -170,6 +164,14 @@ class PassGroups:
         before, barrier = self.mu, Barrier.around(self.mu, PROBES if tau else 0, tau, self.random)
         self.mu = self._repaired(partial(improve, operator, F=F, steps=steps, p=p, gain=gain, barrier=barrier))
         return self.mu is not before
+
+    def _matters(self, operator: JointOperator, known: float, gain: float) -> bool:
+        """Whether kinks would be noticeably fewer with this gain in place of the one that is `known`.
+
+        The next layer is taken to have as many as the last one, and the more the larger the gain.
+        """
+        added = (known / max(gain, TINY) - 1.0) * max(1, operator.blocks[-1].count)
+        return added > MORE * len(self.mu)
 
     def _attained(self, operator: JointOperator) -> float:
         """How far the worst direction of the layer before moves this one, ‖N δ‖/‖δ‖: no gain is smaller."""
