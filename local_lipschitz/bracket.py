@@ -85,7 +85,7 @@ def search(loads: Loads, start: Found, held: Tensor, manner: Manner, rtol: float
         first = active.nonzero()[0, 0]  # with those that are treated alike, as each would be without the others
         i = (active & (evaluations == evaluations[first]) & (dense == dense[first])).nonzero()[:, 0]
         evaluations[i] += 1
-        by_passes = not bool(dense[first])  # where they are dear, they are looser: no larger ε will hold
+        by_passes = not bool(dense[first])  # dear ones are looser, too: they will hardly hold at a larger ε
         load = loads(i, eps[i], int(evaluations[first]), 1.0 - rtol, by_passes)
         failure[i] += load.failure_probability
         good = load.h < 1.0

@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from campaign_cases import Case, draw
 from exact import change, evaluate, exceeds, vector, within
+from explicit import jacobians
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -135,17 +136,6 @@ def steepness(graph: Graph, x0: Tensor, delta: Tensor) -> Tensor:
     """The quotient of each δ (N, *shape) in plain floating point, by which a search goes on; it is judged otherwise."""
     change, length = (v.flatten(1).norm(dim=1) for v in (graph.difference(x0, delta), delta))
     return torch.where(length > 0, change / length, 0.0).nan_to_num(0.0)
-
-
-def jacobians(net: nn.Module, x: Tensor) -> Tensor:
-    """J (N, m, n) of the network at each x (N, *shape), by autograd: one copy of the points for each row."""
-    with torch.no_grad():
-        m = net(x[:1]).numel()
-    copies = x.detach().repeat_interleave(m, 0).requires_grad_()
-    with torch.enable_grad():
-        y = net(copies).reshape(len(x), m, m)
-        (rows,) = torch.autograd.grad(y.diagonal(dim1=1, dim2=2).sum(), copies)
-    return rows.reshape(len(x), m, -1)
 
 
 def compare(

@@ -5,8 +5,7 @@ import random
 
 import pytest
 import torch
-from campaign import jacobians
-from explicit import matrix_of, operator_of, randomise
+from explicit import jacobians, matrix_of, operator_of, randomise
 from random_networks import random_dense, random_network
 from torch import nn
 

@@ -47,6 +47,11 @@ def cheap(solves: int, cost: int, device: torch.device, spent: float = 0.0) -> b
     return spent + solves * SOLVE * cost <= WORK[device.type]
 
 
+def middle(operator: Passes, delta: Tensor) -> Tensor:
+    """N δ (1, m), where δ (1, n) moves the output with every kink in its middle."""
+    return operator.forward(delta, delta.new_zeros(1, operator.groups))[0]
+
+
 class PassGroups:
     """The multipliers μ of the groups so far, growing in the order of the layers.
 
@@ -177,15 +182,15 @@ class PassGroups:
         """How far the worst direction of the layer before moves this one, ‖N δ‖/‖δ‖: no gain is smaller."""
         if self.worst is None:
             return 0.0
-        moved, _ = operator.forward(self.worst, self.worst.new_zeros(1, operator.groups))
+        moved = middle(operator, self.worst)
         return float(moved.norm() / self.worst.norm().clamp(min=torch.finfo(moved.dtype).tiny))
 
     def _top(self, operator: Passes, steps: int, count: int = 1) -> Top:
         """From the output that the worst direction of the layer before becomes, with something of all others."""
         start = self.random.normal(1, operator.out_size, operator.like)
         if self.worst is not None:
-            known, _ = operator.forward(self.worst, self.worst.new_zeros(1, operator.groups))
-            start = start * (NOISE * known.norm() / start.norm()) + known
+            moved = middle(operator, self.worst)
+            start = start * (NOISE * moved.norm() / start.norm()) + moved
         return self._repaired(partial(top, operator, start=start, steps=steps, count=count))
 
     def _repaired(self, attempt: Callable[..., Found | None]) -> Found:

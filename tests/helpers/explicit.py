@@ -17,6 +17,17 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return J.reshape(-1, x.numel())
 
 
+def jacobians(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """∂f/∂x at each x (N, *shape), (N, m, n), for an f that treats inputs by themselves: from m copies of each."""
+    with torch.no_grad():
+        m = f(x[:1]).numel()
+    copies = x.detach().repeat_interleave(m, 0).requires_grad_()
+    with torch.enable_grad():
+        y = f(copies).reshape(len(x), m, m)
+        (rows,) = torch.autograd.grad(y.diagonal(dim1=1, dim2=2).sum(), copies)
+    return rows.reshape(len(x), m, -1)
+
+
 def matrix_of(A: Callable[[Tensor], Tensor], in_shape: tuple[int, ...]) -> Tensor:
     """The matrix of a linear map that takes batches (B, *in_shape)."""
     n = torch.Size(in_shape).numel()
