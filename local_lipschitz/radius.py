@@ -95,7 +95,8 @@ def certified_radius(
     others = other_classes(label, y.shape[1])  # (B, m − 1)
     off = off + gamma_n(4) * y.abs()  # the three operations that follow
     margin = (y - off).gather(1, label[:, None]) - (y + off).gather(1, others)
-    certificate = _Certificate(net, x0, bound, margins, label, others, margin, bound_options)
+    own = bound in (local_bound, joint_bound, global_bound, margin_bound)
+    certificate = _Certificate(graph if own else net, x0, bound, margins, label, others, margin, bound_options)
     held = margin.amin(1) > 0  # at ε = 0
     found = _closed_form(certificate, held) if bound is global_bound else _search(certificate, held, rtol, progress)
     return Radius(found.radius, label, found.limiting_class, found.evaluations, found.failure_probability + spent)
@@ -122,9 +123,9 @@ def _logits(graph: Graph, x0: Tensor, options: dict[str, Any]) -> tuple[Tensor, 
 
 @dataclass(frozen=True)
 class _Certificate:
-    """What proves that inputs are of their class: a bound and a rule."""
+    """What proves that inputs are of their class: a bound and a rule. net: for our own bounds what was read from it."""
 
-    net: nn.Module
+    net: nn.Module | Graph
     x0: Tensor
     bound: Callable[..., Bound | MarginBound]
     margins: str

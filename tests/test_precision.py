@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from local_lipschitz import certified_radius, describe, global_bound, joint_bound, local_bound
+from local_lipschitz import certified_radius, describe, global_bound, joint_bound, local_bound, margin_bound
 from local_lipschitz.attacks.gradient import fgsm
 from local_lipschitz.lower_bounds import gradient_lower_bound, random_lower_bound
 from local_lipschitz.precision import no_tf32
@@ -128,6 +128,18 @@ def test_contexts_of_the_caller_change_nothing(name, setting, device):
     with SETTINGS[setting](device):
         result = FUNCTIONS[name](net, x0)
     assert result == expected if name == "describe" else torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("function", [global_bound, local_bound, joint_bound, margin_bound, certified_radius])
+def test_results_take_part_in_gradients_and_can_be_changed(function):
+    """Much is computed in inference mode, whose tensors can do neither."""
+    found = vars(function(network(), X0, *([] if function in (global_bound, certified_radius) else [0.1])))
+    tensors = [x for x in found.values() if isinstance(x, torch.Tensor)] + [x for _, x in found.get("per_layer", [])]
+    for x in tensors:
+        weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad((weight * x).sum(), weight)
+        assert float(gradient) == pytest.approx(float(x.sum()))
+        x.zero_()
 
 
 def old_settings() -> None:

@@ -9,7 +9,7 @@ import torch
 from random_networks import random_network
 from torch import nn
 
-from local_lipschitz import Bound, certified_radius, global_bound, joint_bound, local_bound
+from local_lipschitz import Bound, certified_radius, global_bound, joint_bound, local_bound, margin_bound
 from local_lipschitz.layers.rounding import logits
 from local_lipschitz.reading.read import read
 from networks import mnist
@@ -156,6 +156,24 @@ def test_a_constant_network_has_the_largest_radius_searched():
     with torch.no_grad():
         net[2].weight.zero_()
     assert float(certified_radius(net, torch.ones(1, 3).double()).radius) == 1e9
+
+
+@pytest.mark.parametrize("bound", [local_bound, global_bound, joint_bound, margin_bound])
+def test_a_search_reads_the_network_once(bound):
+    """And a function of the user's own is given the network, which it may call."""
+    calls = []
+
+    class Noting(nn.Sequential):
+        def forward(self, x):
+            calls.append(len(x))
+            return super().forward(x)
+
+    net, x0 = Noting(*relu_network([6, 20, 15, 3], seed=5)).eval(), torch.randn(1, 6).double()
+    read(net, x0)
+    once, calls = len(calls), []
+    assert float(certified_radius(net, x0, bound).radius) > 0.0 and len(calls) == once
+    own = certified_radius(net, x0, lambda net, *args, **options: local_bound(net.eval(), *args, **options))
+    assert float(own.radius) == pytest.approx(float(certified_radius(net, x0).radius), rel=1e-3)
 
 
 def test_a_bound_that_is_not_monotone():

@@ -19,11 +19,11 @@ LEAST_CHANNELS, LEAST_PIXELS = 16, 512  # of fewer, torch's own are as fast
 
 def pays(x: Tensor, weight: Tensor, stride: tuple[int, ...], groups: int) -> bool:
     """Whether `convolve` takes this convolution, or transposed one, of x (B, C, H, W), and is faster than torch's."""
-    if x.dtype is not torch.float64 or x.device.type != "cpu" or stride != (1, 1) or groups != 1:
+    if min(weight.shape[:2]) < LEAST_CHANNELS or stride != (1, 1) or groups != 1:
         return False
-    large = min(weight.shape[:2]) >= LEAST_CHANNELS and math.prod(x.shape[2:]) >= LEAST_PIXELS
-    written = not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))  # to memory of its own
-    return large and written
+    if x.dtype is not torch.float64 or x.device.type != "cpu" or math.prod(x.shape[2:]) < LEAST_PIXELS:
+        return False
+    return not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))  # it writes to its own memory
 
 
 def convolve(

@@ -87,7 +87,7 @@ class Lanczos:
         self.steps = self.products = 0
         self.a: list[Tensor] = []  # α_k = a_k², β_k = a_k b_k: kept as factors, so that nothing overflows in float32
         self.b: list[Tensor] = []  # each (B, 1)
-        # (block, B, n) each: large tensors would be new memory each time, which is slow
+        # (B, block, n) each: large tensors would be new memory each time, which is slow
         self.basis: list[Tensor] = []
         self.block = min(max(FEW, SMALL // start.numel()), BLOCK)
         self._append(start, _norm(start))
@@ -118,7 +118,7 @@ class Lanczos:
         self.drift = {new: self.drift[old] for new, old in enumerate(matrices) if old in self.drift}
         kept = torch.tensor(matrices, device=self.loss.device)
         self.operator, self.batch = self.operator.part(kept), len(matrices)
-        self.basis, self.loss = [block[:, kept] for block in self.basis], self.loss[kept]
+        self.basis, self.loss = [block[kept] for block in self.basis], self.loss[kept]
         self.a, self.b = [a[kept] for a in self.a], [b[kept] for b in self.b]
         self.v = self._vector(self.steps)
 
@@ -156,7 +156,7 @@ class Lanczos:
         for _ in range(rounds):
             components = self._take_components(w)
             if left_alone:
-                self._note((components / self._divisor(b)).abs().amax(1))
+                self._note((torch.cat(components, 2)[:, 0] / self._divisor(b)).abs().amax(1))
             b = _norm(w)
         self.cleaned = self.cleaned + 1 if rounds else 0
         return b
@@ -172,13 +172,13 @@ class Lanczos:
             known.reset()
         return 1 if drift <= FAR else 2
 
-    def _take_components(self, w: Tensor) -> Tensor:
-        """Takes from w (B, n), in its memory, its components along the basis: (B, steps)."""
+    def _take_components(self, w: Tensor) -> list[Tensor]:
+        """Takes from w (B, n), in its memory, its components along each part of the basis: (B, 1, at most block)."""
         row, taken = w[:, None], []
         for part in self._parts(self.steps):
             taken.append(torch.bmm(row, part.mT))
             row.baddbmm_(taken[-1], part, alpha=-1)
-        return torch.cat(taken, 2)[:, 0] if len(taken) > 1 else taken[0][:, 0]
+        return taken
 
     def _note(self, removed: Tensor) -> None:
         """The loss of the vectors before those of which `removed` was removed: smaller, or it is measured."""
@@ -191,16 +191,15 @@ class Lanczos:
     def _parts(self, count: int) -> list[Tensor]:
         """The first `count` vectors of the basis, (B, at most `block`, n) each."""
         whole, rest = divmod(count, self.block)
-        parts = self.basis[:whole] + ([self.basis[whole][:rest]] if rest else [])
-        return [part.transpose(0, 1) for part in parts]
+        return self.basis[:whole] + ([self.basis[whole][:, :rest]] if rest else [])
 
     def _vector(self, k: int) -> Tensor:
-        return self.basis[k // self.block][k % self.block]
+        return self.basis[k // self.block][:, k % self.block]
 
     def _append(self, w: Tensor, length: Tensor) -> None:
         """w / length as the next basis vectors."""
         if self.steps % self.block == 0:
-            self.basis.append(w.new_empty(self.block, *w.shape))
+            self.basis.append(w.new_empty(len(w), self.block, w.shape[1]))
         self.v = torch.div(w, self._divisor(length), out=self._vector(self.steps))
 
     def _divisor(self, length: Tensor) -> Tensor:

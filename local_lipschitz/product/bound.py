@@ -111,5 +111,6 @@ def finish(graph: Graph, before: Propagated, norms: StageNorms, outputs: Tensor)
         rows = {name: row_norms(stage, name, source.live) for name, source in sources.items()}
         value, factor, _ = stage_gain(stage, sources, rows, None, norms)
         value = value.expand(batch) * (1.0 + REACH_SLACK)
-    per_layer = [(name, f.expand(batch)) for name, f in [*before.per_layer, (stage.name, factor)]]
+    factors = [*before.per_layer, (stage.name, factor)]
+    per_layer = [(name, f.expand(batch).clone()) for name, f in factors]  # not made in inference mode, and not shared
     return Bound(value, per_layer, norms.failure_spent, norms.work / max(1, graph.cost), fall)

@@ -84,7 +84,7 @@ class Propagated:
         }
 
 
-@torch.no_grad()
+@torch.inference_mode()  # many small operations, each quicker so
 def propagate(graph: Graph, x0: Tensor, eps: Tensor | None, norms: StageNorms) -> Propagated:
     """Nominal values, gains and live elements of every nonlinear layer, in order; eps None: over all x."""
     batch, eps = (x0.shape[0], None) if eps is None else (eps.shape[0], eps.clamp(min=EPS_MIN))

@@ -24,11 +24,12 @@ FULL = (torch.float32, torch.float64)
 
 
 @torch.no_grad()
-def read(net: nn.Module, x0: Tensor) -> Graph:
+def read(net: nn.Module | Graph, x0: Tensor) -> Graph:
     """The layers of `net` for inputs like x0 (B, *input shape).
 
     net: an nn.Sequential, a module with a list `layers` and no forward(), or any module whose forward() computes one
-    tensor from one by supported layers, torch functions, methods and operators (docs/layers.md).
+    tensor from one by supported layers, torch functions, methods and operators (docs/layers.md); or the graph that was
+    read from one for such inputs, which is returned as it is: a search, which asks for many bounds, reads once.
 
     What torch.compile, nn.DataParallel or nn.parallel.DistributedDataParallel wraps is read in place of the wrapper.
 
@@ -44,6 +45,8 @@ def read(net: nn.Module, x0: Tensor) -> Graph:
     an input of the wrong shape, an exported program, or a module that computes something else than its layers say
     (hooks, by name, changed inputs, randomness).
     """
+    if isinstance(net, Graph):
+        return net
     net = runnable(net)
     check_module(net, x0)
     dtype = module_dtype(net, x0)

@@ -159,7 +159,7 @@ class Watched(Lanczos):
     def step(self):
         super().step()
         if self.rounds == SELDOM:
-            V = torch.cat(self.basis)[: self.steps + 1, 0]
+            V = torch.cat(self.basis, 1)[0, : self.steps + 1]
             estimate = max(abs(delta) for delta, _ in (self.drift[0].at_top, self.drift[0].at_zero))
             self.drifts.append((estimate, float((V[:-1] @ V[-1]).abs().max())))
 
