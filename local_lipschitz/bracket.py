@@ -15,7 +15,8 @@ EPS_MIN, EPS_MAX = 1e-15, 1e9  # the radii that are searched
 GROWTH = 2.5  # the largest step upwards: bounds can be much dearer where they are far from holding
 STEEP = 3.0  # d log h / d log ε that is taken for upward steps of bounds whose failures are dear,
 STEEPER = 1.7  # or, if that is less, so many times the slope that was seen last
-TOLD = 0.9  # times the h that is enough: one nearer to that may only be where the work ended, and tells no slope
+TOLD = 0.9  # times the h that is enough: one nearer to that may only be where the work ended, and tells nothing more
+BLIND = 0.02  # the first step upwards, at least, from such an h; each one that holds is followed by one twice as long
 BEYOND, ONWARD = 1.35, 1.15  # the first step upwards of the margin bound, from where the joint one ends, and the others
 MAX_EVALUATIONS = 60
 JUMP = 4.0  # d log h / d log ε that is taken for a jump
@@ -112,13 +113,15 @@ class _Bracket:
         self.width, self.slow = self.hi.clone(), torch.zeros_like(self.lo)  # log hi/lo; evaluations that hardly cut it
         self.held = torch.zeros(batch, dtype=torch.int64, device=device)  # how often
         self.steep = torch.full_like(self.lo, STEEP if manner.careful else 1.0)  # d log h / d log ε upwards
+        self.blind = torch.zeros_like(self.lo)  # of log ε, the next step upwards where h only tells that it holds
 
     def holds(self, i: Tensor, eps: Tensor, h: Tensor, rtol: float) -> None:
         """The inputs i at eps, with h < 1."""
         if self.manner.careful:
             seen = (h.log() - self.f_lo[i]) / (eps / self.lo[i]).log()
-            told = (self.lo[i] > 0) & (h < TOLD * (1.0 - rtol))
-            self.steep[i] = torch.where(told, STEEPER * seen, STEEP).clamp(1.0, STEEP)
+            told = h < TOLD * (1.0 - rtol)
+            self.steep[i] = torch.where(told & (self.lo[i] > 0), STEEPER * seen, STEEP).clamp(1.0, STEEP)
+            self.blind[i] = torch.where(told, 0.0, (2.0 * self.blind[i]).clamp(min=math.log1p(max(BLIND, rtol))))
         self.lo[i], self.f_lo[i], self.held[i] = eps, h.log(), self.held[i] + 1
 
     def fails(self, i: Tensor, eps: Tensor, h: Tensor) -> None:
@@ -140,12 +143,12 @@ class _Bracket:
 
         L(ε) does not decrease, so f grows at least as fast as log ε: from any ε, the step to ε/h(ε) reaches the other
         side. It brackets, and it moves the other end where secants have moved only one (`slow`). Where f jumps, because
-        an element stops being constant, only halves help. With a `steep` that is more than there is, steps upwards
-        mostly hold, and the last one, by the tolerance, ends the search.
+        an element stops being constant, only halves help, and so where h only tells that it holds, but for a step down
+        that reaches the other side. With a `steep` that is more than there is, steps upwards mostly hold.
         """
         lo, hi, f_lo, f_hi = self.lo, self.hi, self.f_lo, self.f_hi
         across_up, across_down = lo * (-f_lo).exp() * (1.0 + rtol), hi * (-f_hi).exp() * (1.0 - rtol)
-        careful = lo * (-f_lo / self.steep).exp().clamp(min=1.0 + rtol)
+        careful = lo * torch.maximum(-f_lo / self.steep, self.blind).exp().clamp(min=1.0 + rtol)
         upwards = torch.minimum(torch.where(self.steep > 1.0, careful, across_up), GROWTH * lo)
         if self.manner.includes_start:
             upwards = torch.where(self.held == 1, BEYOND, ONWARD) * lo
@@ -155,9 +158,11 @@ class _Bracket:
         secant = lo * ((math.log1p(-rtol / 2) - f_lo) / rise * width).exp()
         across = torch.where(f_hi < -f_lo, across_down, across_up)
         middle = (lo * hi).sqrt()
+        if not self.manner.includes_start:
+            middle = torch.where(self.blind > 0, torch.maximum(middle, across_down), middle)
         between = torch.where(self.slow == 1, across, secant)
         outside = ~((between > lo) & (between < hi))
-        halve = outside | (self.slow > 1) | (rise > JUMP * width) | self.manner.includes_start
+        halve = outside | (self.slow > 1) | (rise > JUMP * width) | (self.blind > 0) | self.manner.includes_start
         between = torch.where(halve, middle, between).clamp(lo * (1.0 + rtol / 2), hi / (1.0 + rtol / 2))
         eps = torch.where(hi.isinf(), upwards, torch.where(lo == 0.0, downwards, between))
         return eps.clamp(EPS_MIN, EPS_MAX)

@@ -171,7 +171,7 @@ def test_a_search_reads_the_network_once(bound):
     net, x0 = Noting(*relu_network([6, 20, 15, 3], seed=5)).eval(), torch.randn(1, 6).double()
     read(net, x0)
     once, calls = len(calls), []
-    assert float(certified_radius(net, x0, bound).radius) > 0.0 and len(calls) == once
+    assert float(certified_radius(net, x0, bound, rtol=0.1).radius) > 0.0 and len(calls) == once
     own = certified_radius(net, x0, lambda net, *args, **options: local_bound(net.eval(), *args, **options))
     assert float(own.radius) == pytest.approx(float(certified_radius(net, x0).radius), rel=1e-3)
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from local_lipschitz import certified_radius, joint_bound, margin_bound
+from local_lipschitz.bracket import Found, Load, Manner, search
 from local_lipschitz.joint import dense, passes
 from local_lipschitz.joint.bound import Job
 
@@ -80,3 +81,21 @@ def test_a_batch_is_its_inputs_whichever_way_each_takes(ways):
         assert alone.evaluations == together.evaluations[i]
         seen.append({way for way, _ in ways})
     assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("slope", [1.0, 1.3, 2.5, 6.0])
+@pytest.mark.parametrize("start", [0.05, 0.5, 0.9, 0.999])
+def test_few_evaluations_where_the_work_ends_at_the_target(slope, start):
+    """h is (ε/r)^slope once all work has been done, and 4 % above it before; work ends just below `enough`."""
+    r, rtol = torch.tensor([0.3, 7.0], dtype=torch.float64), 1e-4
+
+    def loads(which, eps, evaluation, enough, by_passes):
+        best = (eps / r[which]) ** slope
+        h = torch.where(1.04 * best <= enough, 1.04 * best, torch.where(best <= enough, 0.9997 * enough, best))
+        return Load(h, which, 1e-9, torch.ones_like(which, dtype=torch.bool))
+
+    once = torch.ones(2, dtype=torch.int64)
+    begin = Found(start * r, once, once, 0.0 * r, once.bool())
+    found = search(loads, begin, once.bool(), Manner(careful=True), rtol, False)
+    assert (found.radius <= r).all() and (found.radius >= r * (1.0 - 2.0 * rtol)).all()
+    assert int(found.evaluations.max()) <= 20

@@ -34,6 +34,7 @@ WORK = 2e12  # multiplications spent on rows, or
 ROWS = 600  # times those of the operator
 TUNED = 256  # functions that stand for all those of a layer when its multipliers are tuned
 SURE = 1e-6  # that values are below their targets before they are proven
+FAR_BELOW = 1e-6  # of a first bound: the least target; the square of a smaller one might vanish
 
 
 class DenseGroups(Groups):
@@ -113,16 +114,16 @@ class DenseGroups(Groups):
         """Bounds of the whole output (1,) or of each of C (K, m): proven at the end, and before refinement."""
         function, each = Functions(self, *rows(operator, C)), C is not None
         before = function.bounds(self.mu, each)
-        best, mu = (before, self.mu), self.mu
-        open_ = torch.ones_like(before, dtype=torch.bool) if target is None else before > target * (1.0 - SURE)
-        part, wanted = function, target
-        if each and target is not None:
-            part, wanted, best = function.part(open_), target[open_], (before[open_], mu)
+        best, mu, part = (before, self.mu), self.mu, function
+        wanted = None if target is None else target.maximum(FAR_BELOW * before)
+        open_ = torch.ones_like(before, dtype=torch.bool) if wanted is None else before > wanted * (1.0 - SURE)
+        if each and wanted is not None:
+            part, wanted, best = function.part(open_), wanted[open_], (before[open_], mu)
         effort, many = self._affordable(effort), C is None and operator.out_size > SMALL_OUTPUT
         for _ in range((ROUNDS if many else 1) if len(mu) and bool(open_.any()) else 0):
             largest = part.top(mu, 2 * BASIS) if many else part
             mu = largest.improve(mu, max(1, effort // ROUNDS) if many else effort, each, wanted)
-            best = min(best, (part.bounds(mu, each), mu), key=lambda found: float(found[0].mean()))
+            best = min(best, (part.bounds(mu, each), mu), key=lambda found: _size(found[0], wanted))
         value = function.proven(best[1], each)
         if not bool(open_.all()):
             value = torch.minimum(value, function.proven(self.mu, each))
@@ -132,6 +133,11 @@ class DenseGroups(Groups):
             value = torch.minimum(value, torch.cat(own))
         self.mu = best[1]
         return value, torch.maximum(before, value)
+
+
+def _size(bounds: Tensor, wanted: Tensor | None) -> float:
+    """What makes some bounds better than others: the mean, or how far the worst is above what is wanted."""
+    return float(bounds.mean() if wanted is None else (bounds / wanted).amax())
 
 
 def _largest(S: Tensor, random: Random) -> float:

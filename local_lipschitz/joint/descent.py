@@ -19,7 +19,7 @@ FIRST_STEP = 0.5  # in log μ
 TINY = 1e-290
 STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
 PATIENCE = 6
-GROWTH = 2.0  # of a step, where those that leave W ≻ 0 would be tried again and again
+GROWTH, AFTER = 2.0, 1.2  # of a step over the one before, at most; AFTER one that was too long at first
 
 
 class Infeasible(Exception):
@@ -38,8 +38,8 @@ class TooManyGroups(Exception):
 class Point:
     """An objective at some μ: its value, its gradient up − down in log μ, and its Hessian.
 
-    up, down ≥ 0: the positive and the negative part. excess: log of S over its target, on average. enough: no more is
-    wanted.
+    up, down ≥ 0: the positive and the negative part. excess: log of S over its target, of the largest or a little more.
+    enough: no more is wanted.
     """
 
     value: float
@@ -75,7 +75,7 @@ def descend(
     point, used, theta = evaluate(mu), 1, mu.log()
     history: list[tuple[Tensor, Tensor]] = []
     values: list[float] = []
-    known = math.inf  # a step that was found to be short enough
+    longest_step = math.inf
     while point is not None and not point.enough and used < steps:
         values.append(point.value)
         if len(values) > PATIENCE and values[-1 - PATIENCE] - point.value < stall:
@@ -91,7 +91,8 @@ def descend(
         longest = float(direction.abs().max())
         if longest == 0.0 or not math.isfinite(longest):
             break
-        step, trial = min(1.0, (2.0 if history else FIRST_STEP) / longest, growth * known), None
+        first = step = min(1.0, (2.0 if history else FIRST_STEP) / longest, longest_step)
+        trial = None
         while used < steps:
             trial = evaluate((theta + step * direction).exp())
             used += 1
@@ -105,7 +106,7 @@ def descend(
         change, moved = trial.gradient - point.gradient, step * direction
         if float(change @ moved) > 1e-12 * float(moved.norm() * change.norm()):
             history = [*history[-MEMORY + 1 :], (moved, change)]
-        theta, point, known = theta + moved, trial, step
+        theta, point, longest_step = theta + moved, trial, step * (growth if step == first else AFTER)
     return theta.exp() if used > 1 else mu, used, point
 
 
@@ -171,13 +172,17 @@ def inverse_of(L: Tensor) -> Tensor:
     return X.T @ X
 
 
-def mixing(S: Tensor, p: float) -> list[tuple[int, int, float]]:
-    """(i, j, factor) of the second derivative of log ‖S‖_p by which eigenvectors turn; negligible ones left out."""
-    ratio = (S / S[-1].clamp(min=torch.finfo(S.dtype).tiny)).clamp(min=0.0)
-    total = max(float(ratio.pow(p).sum() * S[-1].square()), TINY)
+def mixing(S: Tensor, p: float, turning: bool) -> list[tuple[int, int, float]]:
+    """(i, j, factor) of the second derivative of log ‖S‖_p; negligible ones left out.
+
+    turning: whether S are eigenvalues, whose vectors turn; others have no factors for i ≠ j.
+    """
+    top = S.amax().clamp(min=torch.finfo(S.dtype).tiny)
+    ratio = (S / top).clamp(min=0.0)
+    total = max(float(ratio.pow(p).sum() * top.square()), TINY)
     result = []
     for i in range(len(S)):
-        for j in range(i + 1):
+        for j in range(i + 1) if turning else (i,):
             a, b = float(ratio[i]), float(ratio[j])
             divided = (p - 1) * a ** (p - 2) if a - b < 1e-6 else (a ** (p - 1) - b ** (p - 1)) / (a - b)
             if divided > 1e-3:

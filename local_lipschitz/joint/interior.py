@@ -1,10 +1,11 @@
 """Better multipliers with the rows at hand: an interior-point method in two kinds of step.
 
-The objective is the log of a p-norm of S's eigenvalues, or the mean of log S_ii, plus the barrier −τ log det(W scaled
-to unit diagonal μ), for falling τ and growing p. Its derivatives in log μ are differences of two positive parts, which
-together are about the curvature that a group has by itself. So quasi-Newton steps that start from these parts, one
-Cholesky factorisation and the diagonals of two inverses each, come close in single precision. Newton steps are ten
-times as dear and pay where the groups are few (docs/joint_bound.md, section 4).
+The objective is the log of a p-norm of S's eigenvalues, or of the S_ii in units of their targets, or the mean of
+log S_ii where there are none, plus the barrier −τ log det(W scaled to unit diagonal μ), for falling τ and growing p.
+Its derivatives in log μ are differences of two positive parts, which together are about the curvature that a group has
+by itself. So quasi-Newton steps that start from these parts, one Cholesky factorisation and the diagonals of two
+inverses each, come close in single precision. Newton steps are ten times as dear and pay where the groups are few
+(docs/joint_bound.md, section 4).
 
 Nothing here is a bound: functions.py proves one for whatever multipliers are found.
 """
@@ -51,6 +52,14 @@ class Wanted:
     def each(self) -> bool:
         return self.NN.dim() == 1
 
+    @property
+    def relative(self) -> Wanted:
+        """Each function in units of its target, so that 1 is the target of all."""
+        if self.target is None:
+            return self
+        unit = self.target[:, None]
+        return Wanted(self.delta / unit, self.P / unit, self.NN / self.target.square(), torch.ones_like(self.target))
+
 
 def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int, last: bool = True) -> Tensor:
     """Better multipliers μ; `steps` steps at most. Ends where targets are reached, or seen to be out of reach.
@@ -58,6 +67,7 @@ def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int, last: bool =
     last: whether they are as good as they get after this, and not improved again for other functions.
     """
     dtype, newtons = torch.float64 if len(mu) <= SINGLE else torch.float32, len(mu) <= NEWTON
+    wanted = wanted.relative
     rough = Interior(groups, wanted, mu, dtype, newtons)
     start = mu
     stages = (CENTRAL, *STAGES) if last and steps >= FEWEST and not newtons else STAGES
@@ -76,7 +86,7 @@ def improve(groups: Groups, wanted: Wanted, mu: Tensor, steps: int, last: bool =
         if point is None or point.enough:
             break
         if wanted.target is not None:
-            hidden = 1.1 * scaled_tau + (0.0 if wanted.each else math.log(len(wanted.NN)) / p)
+            hidden = 1.1 * scaled_tau + math.log(len(wanted.NN)) / p
             if point.excess - hidden > 2.0 * math.log(FAR):
                 break
     return mu
@@ -107,7 +117,7 @@ class Interior:
 
     def __init__(self, groups: Groups, wanted: Wanted, start: Tensor, dtype: torch.dtype, whole: bool = True) -> None:
         unit = start.sqrt()
-        self.start, self.dtype, self.target, self.each = start, dtype, wanted.target, wanted.each
+        self.start, self.dtype, self.each, self.aims = start, dtype, wanted.each, wanted.target is not None
         self.slack, self.least = groups.slack(len(wanted.P)), groups.least / start
         sets = None if whole else groups.eliminated()
         k = 0 if sets is None else len(sets.place)
@@ -165,14 +175,12 @@ class Interior:
         solved = self.solve(x, second)
         if solved is None:
             return None
-        S, Y, E, each = solved.S.double(), solved.Y, solved.E, self.each
-        if each:
-            S = S.clamp(min=torch.finfo(torch.float64).tiny)
-            value, weight = float(S.log().mean()), 1.0 / (S * len(S))
-        else:
+        S, Y, E, by_norm = solved.S.double(), solved.Y, solved.E, self.aims or not self.each
+        if not self.each:
             S, basis = torch.linalg.eigh(S)
-            value, weight = log_norm(S, p)
             E, Y = E @ basis.to(self.dtype), Y @ basis.to(self.dtype)
+        S = S.clamp(min=torch.finfo(torch.float64).tiny)
+        value, weight = log_norm(S, p) if by_norm else (float(S.log().mean()), 1.0 / (S * len(S)))
         weight = weight.to(self.dtype)
         up = x * (E.square() @ weight + tau * solved.through) + tau
         down = x * (Y.square() @ weight + tau * solved.diagonal)
@@ -182,21 +190,15 @@ class Interior:
             assert solved.full is not None
             slope = E.square() @ weight - Y.square() @ weight
             H = solved.full.second((E * weight) @ E.T, (Y * weight) @ E.T, (Y * weight) @ Y.T, tau)
-            if not each:
-                for i, j, factor in mixing(S, p):
+            if by_norm:
+                for i, j, factor in mixing(S, p, turning=not self.each):
                     J = E[:, i] * E[:, j] - Y[:, i] * Y[:, j]
                     H.addr_(J, J, alpha=factor)
                 H.addr_(slope, slope, alpha=1.0 - p)
             return H * x[:, None] * x
 
-        excess = self._excess(S if each else S[-1:])
-        enough = excess is not None and bool((excess <= math.log1p(-SURE[self.dtype])).all())
-        mean = 0.0 if excess is None else float(excess.mean())
-        return Point(value - tau * solved.log_det, up.double(), down.double(), hessian, mean, enough)
-
-    def _excess(self, S: Tensor) -> Tensor | None:
-        """log S less that of its target."""
-        return None if self.target is None else S.log() - 2.0 * self.target.log()
+        enough = self.aims and float(S.amax()) <= 1.0 - SURE[self.dtype]
+        return Point(value - tau * solved.log_det, up.double(), down.double(), hessian, value, enough)
 
 
 def diagonals(L: Tensor, T: Tensor, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:

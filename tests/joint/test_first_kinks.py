@@ -13,20 +13,21 @@ from local_lipschitz.joint.interior import Interior, Wanted
 P_NORM, TAU = 8.0, 0.01
 
 
-def objective(groups, f, log_mu, each):
+def objective(groups, f, log_mu, each, target=None, tau=TAU):
     """log of S's p-norm, or the mean of log S_ii, and the barrier, by dense algebra alone."""
     mu, Q, T = log_mu.exp(), groups.Q, groups.T
     W = torch.diag((1.0 - groups.slack(len(f.P))) * mu - groups.least) - Q @ Q.T - (T * mu) @ T.T
     C = Q @ f.delta.T + (T * mu) @ f.P.T
     S = f.delta @ f.delta.T + (f.P * mu) @ f.P.T + C.T @ torch.linalg.solve(W, C)
-    value = S.diagonal().log().mean() if each else (torch.linalg.eigvalsh(S) ** P_NORM).sum().log() / P_NORM
-    return value - TAU * (torch.logdet(W) - log_mu.sum())
+    sizes = torch.linalg.eigvalsh(S) if target is None else S.diagonal() / target.square()
+    value = S.diagonal().log().mean() if each and target is None else (sizes**P_NORM).sum().log() / P_NORM
+    return value - tau * (torch.logdet(W) - log_mu.sum())
 
 
-@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize(("each", "targets"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("eliminated", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_value_and_gradient(seed, eliminated, each, monkeypatch):
+def test_value_and_derivatives(seed, eliminated, each, targets, monkeypatch):
     """Also where the first kinks are more than inputs, all of them, or coupled with each other in pooling windows."""
     monkeypatch.setattr(groups_module, "pays", lambda inputs, first, groups: eliminated)
     operator, groups = linearised(*random_network(seed), 0.5)
@@ -35,17 +36,29 @@ def test_value_and_gradient(seed, eliminated, each, monkeypatch):
     f = Functions(groups, *rows(operator))
     if not bool((f.delta != 0).any(1).all()):
         pytest.skip("an output that is constant")
-    wanted = Wanted(f.delta, f.P, f.NN_diagonal if each else f.NN, None)
+    target = torch.linspace(1.0, 1.5, len(f.P), dtype=torch.float64) * f.bounds(groups.mu, True) if targets else None
+    wanted = Wanted(f.delta, f.P, f.NN_diagonal if each else f.NN, target).relative
     start = groups.mu
     mu = start * torch.linspace(1.0, 1.2, len(start), dtype=torch.float64)
     point = Interior(groups, wanted, start, torch.float64, whole=False).point(mu, P_NORM, TAU)
     log_mu = mu.log().requires_grad_()
-    value = objective(groups, f, log_mu, each)
+    value = objective(groups, f, log_mu, each, target)
     (gradient,) = torch.autograd.grad(value, log_mu)
     assert point.value == pytest.approx(value.item(), rel=1e-8, abs=1e-8)
     torch.testing.assert_close(point.gradient, gradient, rtol=1e-6, atol=1e-9)
-    whole = Interior(groups, wanted, start, torch.float64).point(mu, P_NORM, TAU)
+    whole = Interior(groups, wanted, start, torch.float64).point(mu, P_NORM, TAU, second=True)
     torch.testing.assert_close(point.up, whole.up, rtol=1e-7, atol=1e-12)
+    if each and not targets:
+        return
+
+    def along(t, tau=TAU):
+        return objective(groups, f, (mu * (1.0 + t)).log(), each, target, tau)
+
+    still = torch.zeros_like(mu, requires_grad=True)
+    (slope,) = torch.autograd.grad(along(still, 0.0), still)
+    concave = torch.outer(slope, slope) + TAU * torch.eye(len(mu))  # of the logarithms: left out
+    true = torch.autograd.functional.hessian(along, still) + concave
+    torch.testing.assert_close(whole.hessian(), true, rtol=1e-2, atol=1e-2 * float(true.diagonal().amax()))
 
 
 def test_windows_are_sets():
