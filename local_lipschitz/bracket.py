@@ -119,8 +119,8 @@ class _Bracket:
         """The inputs i at eps, with h < 1."""
         if self.manner.careful:
             seen = (h.log() - self.f_lo[i]) / (eps / self.lo[i]).log()
-            told = h < TOLD * (1.0 - rtol)
-            self.steep[i] = torch.where(told & (self.lo[i] > 0), STEEPER * seen, STEEP).clamp(1.0, STEEP)
+            told, both = h < TOLD * (1.0 - rtol), (self.lo[i] > 0) & (self.blind[i] == 0)
+            self.steep[i] = torch.where(told & both, STEEPER * seen, STEEP).clamp(1.0, STEEP)
             self.blind[i] = torch.where(told, 0.0, (2.0 * self.blind[i]).clamp(min=math.log1p(max(BLIND, rtol))))
         self.lo[i], self.f_lo[i], self.held[i] = eps, h.log(), self.held[i] + 1
 
