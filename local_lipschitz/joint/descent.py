@@ -19,7 +19,7 @@ FIRST_STEP = 0.5  # in log μ
 TINY = 1e-290
 STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
 PATIENCE = 6
-GROWTH, AFTER = 2.0, 1.2  # of a step over the one before, at most; AFTER one that was too long at first
+GROWTH, AFTER = 2.0, 1.5  # of a step over the one before, at most; AFTER one that was too long at first
 
 
 class Infeasible(Exception):
