@@ -19,7 +19,7 @@ FIRST_STEP = 0.5  # in log μ
 TINY = 1e-290
 STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
 PATIENCE = 6
-GROWTH, AFTER = 2.0, 1.5  # of a step over the one before, at most; AFTER one that was too long at first
+GROWTH, AFTER = 2.0, 1.5  # of a step over the one before, at most; after one that was too long at first
 
 
 class Infeasible(Exception):
@@ -67,7 +67,8 @@ def descend(
 ) -> tuple[Tensor, int, Point | None]:
     """Minimise over θ = log μ from a feasible start; `steps` evaluations at most: (μ, evaluations, the last point).
 
-    Ends where the value falls by less than `stall` over PATIENCE steps. growth: of a step over the one before, at most.
+    Ends where the value falls by less than `stall` over PATIENCE steps. growth: of a step over the one before, at most;
+    after one that was too long at first, AFTER.
 
     L-BFGS with the inverse of |positive| + |negative| part of the gradient as its initial Hessian: each part is the
     curvature that its group has by itself. Backtracks from infeasible points, so every iterate is feasible.
@@ -75,7 +76,7 @@ def descend(
     point, used, theta = evaluate(mu), 1, mu.log()
     history: list[tuple[Tensor, Tensor]] = []
     values: list[float] = []
-    longest_step = math.inf
+    longest = math.inf
     while point is not None and not point.enough and used < steps:
         values.append(point.value)
         if len(values) > PATIENCE and values[-1 - PATIENCE] - point.value < stall:
@@ -88,10 +89,10 @@ def descend(
             history.clear()
             direction = -point.gradient / scale
             slope = float(point.gradient @ direction)
-        longest = float(direction.abs().max())
-        if longest == 0.0 or not math.isfinite(longest):
+        largest = float(direction.abs().max())
+        if largest == 0.0 or not math.isfinite(largest):
             break
-        first = step = min(1.0, (2.0 if history else FIRST_STEP) / longest, longest_step)
+        first = step = min(1.0, (2.0 if history else FIRST_STEP) / largest, longest)
         trial = None
         while used < steps:
             trial = evaluate((theta + step * direction).exp())
@@ -99,14 +100,14 @@ def descend(
             if trial is not None and trial.value <= point.value + 1e-4 * step * slope:
                 break
             trial, step = None, step * (0.5 if trial is not None else 0.3)
-            if step * longest < 1e-7:
+            if step * largest < 1e-7:
                 break
         if trial is None:
             break
         change, moved = trial.gradient - point.gradient, step * direction
         if float(change @ moved) > 1e-12 * float(moved.norm() * change.norm()):
             history = [*history[-MEMORY + 1 :], (moved, change)]
-        theta, point, longest_step = theta + moved, trial, step * (growth if step == first else AFTER)
+        theta, point, longest = theta + moved, trial, step * (growth if step == first else AFTER)
     return theta.exp() if used > 1 else mu, used, point
 
 
