@@ -65,6 +65,18 @@ def test_cuda_bounds_are_those_of_the_cpu(net, x0, eps):
         torch.testing.assert_close(value.cpu(), on_cpu[name], rtol=2e-2, atol=0.0, msg=name)
 
 
+def test_cuda_joint_bounds_of_a_batch(net, x0):
+    """Multipliers of several inputs are found side by side: as small as one by one, and as on the CPU."""
+    net, eps = net.to(x0.dtype), torch.tensor([1e-6, 0.01, 0.1, 0.3, 1.0, 3.0])
+    x = x0[torch.arange(len(eps)) % len(x0)]
+    on_cpu = joint_bound(net, x, eps, effort=20).value
+    net = net.cuda()
+    batch = joint_bound(net, x.cuda(), eps.cuda(), effort=20).value.cpu()
+    alone = [float(joint_bound(net, x[i : i + 1].cuda(), float(eps[i]), effort=20)) for i in range(len(eps))]
+    torch.testing.assert_close(batch, torch.tensor(alone, dtype=torch.float64), rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(batch, on_cpu, rtol=2e-2, atol=0.0)
+
+
 def test_cuda_joint_bound_by_passes(net, x0, monkeypatch):
     monkeypatch.setattr("local_lipschitz.joint.dense.SHARE", -1.0)
     net = net.to(x0.dtype).cuda()

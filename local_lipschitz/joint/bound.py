@@ -7,6 +7,7 @@ tends to ‖J(x0)‖ as ε → 0. docs/joint_bound.md has the theorem, its proof
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +19,7 @@ from ..joint_operator.build import build
 from ..layers.graph import Graph
 from ..layers.linear_maps import size
 from ..precision import no_tf32
-from ..printing import bar, values
+from ..printing import counter, values
 from ..product.bound import Bound, finish
 from ..product.propagation import EPS_MIN, TINY, Source, propagate
 from ..product.stage_norms import SINGLE, StageNorms, working_dtype
@@ -26,8 +27,10 @@ from ..reading.read import read
 from .certificate import Random
 from .dense import DenseGroups
 from .descent import Infeasible, TooManyGroups
+from .device import inputs_at_once
 from .kink_layers import KinkLayers, kink_layers
 from .passes import PassGroups, cheap
+from .together import Work, alone, together
 
 VALUE_SLACK = 1e-9  # outward, on the value
 
@@ -71,7 +74,8 @@ def joint_bound(
     allows. by_passes: whether inputs with too many uncertain neurons for dense algebra are bounded by passes even where
     the network is so large that these take long, and give a looser bound; the product bound is returned if not. Other
     arguments, shapes and errors as in `local_bound`; each of the `outputs` is bounded by itself. Inputs of a batch are
-    treated one after another, and independently; progress: a bar counts them. Source: docs/joint_bound.md.
+    bounded independently, several at once where they have few uncertain neurons; progress: a bar counts them. Source:
+    docs/joint_bound.md.
     """
     check_input(x0)
     seed = check_options(tolerance, failure_probability, seed)
@@ -86,9 +90,8 @@ def joint_bound(
     local = finish(graph, product, norms, outputs)
     x0 = x0.expand(batch, *x0.shape[1:])
     job = Job(graph, effort, tolerance, 0.5 * failure_probability, seed, by_passes)
-    inputs = bar(range(batch), progress, "input")
-    results = [job(x0[b : b + 1], float(eps[b]), outputs[b], targets[b], product.only(b)) for b in inputs]
-    return _collect(local, results)
+    works = [job.work(x0[b : b + 1], float(eps[b]), outputs[b], targets[b], product.only(b)) for b in range(batch)]
+    return _collect(local, _in_step(works, job.at_once(x0.device), counter(batch, progress, "input")))
 
 
 @dataclass(frozen=True)
@@ -131,10 +134,21 @@ class Job:
         self, x0: Tensor, eps: float, outputs: Tensor, target: Tensor | None, product: dict[str, Source]
     ) -> Result:
         """The joint bound at x0 (1, *shape) for outputs (K, m), or (0, m) for the whole output."""
+        return alone(self.work(x0, eps, outputs, target, product))
+
+    def at_once(self, device: torch.device) -> int:
+        """How many inputs are worked on in step."""
+        kinks = sum(size(plan.stage.out_shape) for plan in plans(self.graph)[0])
+        return inputs_at_once(kinks, size(self.graph.in_shape), device)
+
+    def work(
+        self, x0: Tensor, eps: float, outputs: Tensor, target: Tensor | None, product: dict[str, Source]
+    ) -> Work[Result]:
+        """The same, in step with others."""
         why: Exception
         for dense in (True, False):
             try:
-                return self._run(x0, eps, outputs, target, product, dense)
+                return (yield from self._run(x0, eps, outputs, target, product, dense))
             except (Infeasible, torch.linalg.LinAlgError) as error:
                 why = error
             except TooManyGroups as error:
@@ -147,7 +161,7 @@ class Job:
 
     def _run(
         self, x0: Tensor, eps: float, outputs: Tensor, target: Tensor | None, product: dict[str, Source], dense: bool
-    ) -> Result:
+    ) -> Work[Result]:
         vanishing = any(0.0 < float(source.gain) < 1.0 / SINGLE for source in product.values())
         exact = dense or vanishing
         dtype = torch.float64 if exact else working_dtype(self.graph.stages, x0.dtype)
@@ -158,12 +172,21 @@ class Job:
             groups: DenseGroups | PassGroups = DenseGroups(operator.like, self.graph, steps, random)
         else:
             groups = PassGroups(operator.like, self.graph, steps, random, self.by_passes)
-        growth = build(self.graph, x0, eps, product, operator, groups)
-        value, before = groups.outputs(operator, outputs if len(outputs) else None, self.effort, target)
+        growth = yield from build(self.graph, x0, eps, product, operator, groups)
+        value, before = yield from groups.outputs(operator, outputs if len(outputs) else None, self.effort, target)
         uncertain = {block.plan.stage.name: _counts(block) for block in operator.blocks}
         passes, count = operator.work / max(1, self.graph.cost), operator.groups
         layers = kink_layers(operator, groups.mu.double(), eps) if self.layers else {}
         return Result(value, before, growth, uncertain, count, groups.status, random.spent, passes, layers)
+
+
+@torch.no_grad()
+def _in_step(works: list[Work[Result]], at_once: int, done: Callable[[int], None]) -> list[Result]:
+    """The results, of so many inputs at once; done: is told how many there are."""
+    results: list[Result] = []
+    for first in range(0, len(works), at_once):
+        results += together(works[first : first + at_once], lambda count: done(len(results) + count))
+    return results
 
 
 def _counts(block: Block) -> tuple[int, int]:

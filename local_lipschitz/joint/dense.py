@@ -18,17 +18,16 @@ from ..norms.lanczos import Operator
 from ..norms.spectral_norm import DENSE_SIDE, lanczos_norms
 from .certificate import FEW, Random, output_tails
 from .descent import TooManyGroups, affordable
-from .device import free_memory, largest_cube
+from .device import SHARE, free_memory, largest_cube, memory
 from .factor import Factor
 from .first_kinks import step_work
 from .functions import Functions, rows
 from .groups import CANCELLED, RESULT_SLACK, TAU, Groups, least_mu
 from .krylov import BASIS, SMALL_OUTPUT
 from .passes import ROUGH, ROUNDS
+from .together import Work
 
 ALONE = 200  # effort from which each output gets multipliers of its own: about a per cent, at twice the cost
-SHARE = 0.5  # of the free memory,
-HELD, HELD_ROWS = 10, 3  # for so many matrices of the size of all groups, and copies of their Q, at once
 DEAR, LEAST_STEPS = 2000, 3  # groups, none eliminated, from which fewer steps are taken, since each is dearer; how few
 WORK = 2e12  # multiplications spent on rows, or
 ROWS = 600  # times those of the operator
@@ -45,18 +44,18 @@ class DenseGroups(Groups):
     def __init__(self, like: Tensor, graph: Graph, steps: int, random: Random) -> None:
         super().__init__(like, math.prod(graph.in_shape))
         self.cost, self.steps, self.random = graph.cost, steps, random
-        self.memory = free_memory(like.device)
+        self.memory = SHARE * free_memory(like.device)
 
-    def find(self, candidates: Elements) -> Functions:
+    def find(self, candidates: Elements) -> Work[Functions]:
         operator, count = candidates.operator, candidates.out_size
         total = count + len(self.mu)
         too_dear = operator.work + count * operator.cost > max(WORK, ROWS * self.cost)
-        too_large = 8 * total * (HELD * total + HELD_ROWS * self.Q.shape[1]) > SHARE * self.memory
+        too_large = memory(total, self.Q.shape[1]) > self.memory
         if too_dear or too_large or self._step_work(count) > largest_cube(self.Q.device):
             raise TooManyGroups(total)
         found = Functions(self, *rows(candidates))
         if len(self.mu):
-            self.mu = found.some(TUNED).improve(self.mu, self._affordable(self.steps), True, last=False)
+            self.mu = yield from found.some(TUNED).improve(self.mu, self._affordable(self.steps), True, last=False)
         return found
 
     def _affordable(self, steps: int) -> int:
@@ -77,7 +76,8 @@ class DenseGroups(Groups):
         tau = (CANCELLED * error / size.sqrt()).clamp(TAU, 1.0)
         d = size + least_mu(error, tau)
         top = _largest(S / (d.sqrt()[:, None] * d.sqrt()), self.random)
-        self.extend(new.delta, new.P, 2.0 * top * d, error, tau)
+        layer = sum(len(block.kinks) for block in elements.operator.blocks)
+        self.extend(layer, (new.delta, new.P), 2.0 * top * d, error, tau)
         self.extend_factor(X, S)
 
     def layer_gain(self, operator: JointOperator, known: float) -> float:
@@ -110,7 +110,7 @@ class DenseGroups(Groups):
 
     def outputs(
         self, operator: JointOperator, C: Tensor | None, effort: int, target: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Work[tuple[Tensor, Tensor]]:
         """Bounds of the whole output (1,) or of each of C (K, m): proven at the end, and before refinement."""
         function, each = Functions(self, *rows(operator, C)), C is not None
         before = function.bounds(self.mu, each)
@@ -122,14 +122,16 @@ class DenseGroups(Groups):
         effort, many = self._affordable(effort), C is None and operator.out_size > SMALL_OUTPUT
         for _ in range((ROUNDS if many else 1) if len(mu) and bool(open_.any()) else 0):
             largest = part.top(mu, 2 * BASIS) if many else part
-            mu = largest.improve(mu, max(1, effort // ROUNDS) if many else effort, each, wanted)
+            mu = yield from largest.improve(mu, max(1, effort // ROUNDS) if many else effort, each, wanted)
             best = min(best, (part.bounds(mu, each), mu), key=lambda found: _size(found[0], wanted))
         value = function.proven(best[1], each)
         if not bool(open_.all()):
             value = torch.minimum(value, function.proven(self.mu, each))
         if C is not None and effort >= ALONE and len(mu) and target is None:
-            alone = [function.part(slice(k, k + 1)) for k in range(len(C))]
-            own = [row.proven(row.improve(mu, effort // 8, True), True) for row in alone]
+            own = []
+            for row in (function.part(slice(k, k + 1)) for k in range(len(C))):
+                tuned = yield from row.improve(mu, effort // 8, True)
+                own.append(row.proven(tuned, True))
             value = torch.minimum(value, torch.cat(own))
         self.mu = best[1]
         return value, torch.maximum(before, value)

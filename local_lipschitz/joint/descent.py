@@ -3,23 +3,27 @@
 With μ = 1/λ the condition ‖H‖ ≤ 1 reads K diag(1, μ) Kᵀ ⪯ diag(γ, μ), K = [[N, P], [Q, T]]: linear in (γ, μ). So
 W(μ) = diag(μ) − QQᵀ − T diag(μ) Tᵀ must be positive definite, and the best γ is the largest eigenvalue of the small
 matrix S(μ) = NNᵀ + P diag(μ) Pᵀ + CᵀW⁻¹C, C = QNᵀ + T diag(μ) Pᵀ, a convex function of μ.
+
+Each function here takes B problems at once: μ is (B, G), and whatever is one number a problem (B,).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-MEMORY = 12  # pairs that L-BFGS keeps
-FIRST_STEP = 0.5  # in log μ
+from .lbfgs import Pairs, dot
+
+FIRST_STEP, LATER_STEP = 0.5, 2.0  # in log μ, at most: the first one, and later ones
 TINY = 1e-290
 STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
 PATIENCE = 6
 GROWTH, AFTER = 2.0, 1.5  # of a step over the one before, at most; after one that was too long at first
+SHORTEST, SHORTEST_NEWTON = 1e-7, 1e-6  # steps that are not tried: in log μ, and relative to Newton's
 
 
 class Infeasible(Exception):
@@ -36,25 +40,43 @@ class TooManyGroups(Exception):
 
 @dataclass(frozen=True)
 class Point:
-    """An objective at some μ: its value, its gradient up − down in log μ, and its Hessian.
+    """B objectives at some μ (B, G): their values, their gradients up − down in log μ, and their Hessians (B, G, G).
 
-    up, down ≥ 0: the positive and the negative part. excess: log of S over its target, of the largest or a little more.
-    enough: no more is wanted.
+    value: (B,), ∞ where μ is not feasible, and then the rest means nothing. up, down ≥ 0: (B, G), the positive and the
+    negative part. excess: (B,) log of S over its target, of the largest or a little more. enough: (B,) no more is
+    wanted.
     """
 
-    value: float
+    value: Tensor
     up: Tensor
     down: Tensor
+    excess: Tensor
+    enough: Tensor
     hessian: Callable[[], Tensor] | None = None
-    excess: float = 0.0
-    enough: bool = False
+
+    @classmethod
+    def nowhere(cls, mu: Tensor) -> Point:
+        """At μ that are not feasible."""
+        value, nothing = torch.full_like(mu[:, 0], math.inf), torch.zeros_like(mu)
+        return cls(value, nothing, nothing, value, torch.zeros_like(value, dtype=torch.bool))
 
     @property
     def gradient(self) -> Tensor:
         return self.up - self.down
 
+    @property
+    def goes_on(self) -> Tensor:
+        """(B,) whether a better one is wanted, and to be had from here."""
+        return torch.isfinite(self.value) & ~self.enough
 
-Evaluate = Callable[[Tensor], Point | None]  # of μ; None where it is not feasible
+    def where(self, here: Tensor, other: Point) -> Point:
+        """The values of problems `here` (B,), those of `other` elsewhere, where no derivatives are wanted any more."""
+        pairs = ((self.value, other.value), (self.excess, other.excess), (self.enough, other.enough))
+        value, excess, enough = (torch.where(here, *both) for both in pairs)
+        return replace(self, value=value, excess=excess, enough=enough)
+
+
+Evaluate = Callable[[Tensor], Point]  # of μ
 
 
 def affordable(steps: int, size: int, dear: int, power: int, least: int) -> int:
@@ -63,9 +85,9 @@ def affordable(steps: int, size: int, dear: int, power: int, least: int) -> int:
 
 
 def descend(
-    evaluate: Evaluate, mu: Tensor, steps: int, stall: float = STALL, growth: float = math.inf
-) -> tuple[Tensor, int, Point | None]:
-    """Minimise over θ = log μ from a feasible start; `steps` evaluations at most: (μ, evaluations, the last point).
+    evaluate: Evaluate, mu: Tensor, steps: Tensor, stall: float = STALL, growth: float = math.inf
+) -> tuple[Tensor, Tensor, Point]:
+    """Minimise over θ = log μ from a feasible start; `steps` (B,) evaluations at most: (μ, evaluations, last point).
 
     Ends where the value falls by less than `stall` over PATIENCE steps. growth: of a step over the one before, at most;
     after one that was too long at first, AFTER.
@@ -73,119 +95,91 @@ def descend(
     L-BFGS with the inverse of |positive| + |negative| part of the gradient as its initial Hessian: each part is the
     curvature that its group has by itself. Backtracks from infeasible points, so every iterate is feasible.
     """
-    point, used, theta = evaluate(mu), 1, mu.log()
-    history: list[tuple[Tensor, Tensor]] = []
-    values: list[float] = []
-    longest = math.inf
-    while point is not None and not point.enough and used < steps:
+
+    def objective(theta: Tensor) -> Point:
+        return evaluate(theta.exp())
+
+    point, used, theta, start = evaluate(mu), torch.ones_like(steps), mu.log(), mu
+    pairs, values, longest = Pairs(theta), list[Tensor](), torch.full_like(point.value, math.inf)
+    open_ = point.goes_on & (used < steps)
+    while bool(open_.any()):
         values.append(point.value)
-        if len(values) > PATIENCE and values[-1 - PATIENCE] - point.value < stall:
-            break
+        if len(values) > PATIENCE:
+            open_ = open_ & (values[-1 - PATIENCE] - point.value >= stall)
         scale = point.up + point.down
-        scale = scale + 1e-3 * scale.mean() + torch.finfo(theta.dtype).tiny
-        direction = _two_loop(point.gradient, history, scale)
-        slope = float(point.gradient @ direction)
-        if not slope < 0.0:
-            history.clear()
-            direction = -point.gradient / scale
-            slope = float(point.gradient @ direction)
-        largest = float(direction.abs().max())
-        if largest == 0.0 or not math.isfinite(largest):
-            break
-        first = step = min(1.0, (2.0 if history else FIRST_STEP) / largest, longest)
-        trial = None
-        while used < steps:
-            trial = evaluate((theta + step * direction).exp())
-            used += 1
-            if trial is not None and trial.value <= point.value + 1e-4 * step * slope:
-                break
-            trial, step = None, step * (0.5 if trial is not None else 0.3)
-            if step * largest < 1e-7:
-                break
-        if trial is None:
-            break
-        change, moved = trial.gradient - point.gradient, step * direction
-        if float(change @ moved) > 1e-12 * float(moved.norm() * change.norm()):
-            history = [*history[-MEMORY + 1 :], (moved, change)]
-        theta, point, longest = theta + moved, trial, step * (growth if step == first else AFTER)
-    return theta.exp() if used > 1 else mu, used, point
+        scale = scale + 1e-3 * scale.mean(1, keepdim=True) + torch.finfo(theta.dtype).tiny
+        direction = pairs.direction(point.gradient, scale)
+        largest = direction.abs().amax(1)
+        open_ = open_ & (largest > 0.0) & torch.isfinite(largest)
+        direction = torch.where(open_[:, None], direction, 0.0)
+        longest = torch.minimum(longest, torch.where(pairs.any, LATER_STEP, FIRST_STEP) / largest).clamp(max=1.0)
+        first = torch.where(open_, longest, 0.0)
+        line = Line(objective, theta, direction, (1e-4, 0.3))
+        step, trial, more = line.search(point, dot(point.gradient, direction), first, SHORTEST / largest, steps - used)
+        pairs.add(step[:, None] * direction, trial.gradient - point.gradient)
+        theta, point, used = line.at(step), trial, used + more
+        longest = step * torch.where(step == first, growth, AFTER)
+        open_ = open_ & (step > 0.0) & point.goes_on & (used < steps)
+    return torch.where((used > 1)[:, None], theta.exp(), start), used, point
 
 
-def _two_loop(gradient: Tensor, history: list[tuple[Tensor, Tensor]], scale: Tensor) -> Tensor:
-    """−H·gradient, H the L-BFGS inverse Hessian that starts from diag(1/scale)."""
-    q, kept = gradient.clone(), []
-    for s, y in reversed(history):
-        a = (s @ q) / (s @ y)
-        q = q - a * y
-        kept.append(a)
-    q = q / scale
-    if history:
-        s, y = history[-1]
-        q = q * ((s @ y) / (y @ (y / scale)))
-    for (s, y), a in zip(history, reversed(kept), strict=True):
-        q = q + s * (a - (y @ q) / (s @ y))
-    return -q
-
-
-def newton(evaluate: Evaluate, mu: Tensor, steps: int, accuracy: float) -> tuple[Tensor, int, Point | None]:
+def newton(evaluate: Evaluate, mu: Tensor, steps: Tensor, accuracy: float) -> tuple[Tensor, Tensor, Point]:
     """Minimise a convex objective from a feasible start by damped Newton steps, as `descend`. μ stays feasible.
 
     Ends where enough is reached, too.
     """
-    point, used, longest = evaluate(mu), 1, 1.0
-    while point is not None and not point.enough and used < steps:
+    point, used, longest = evaluate(mu), torch.ones_like(steps), torch.ones_like(mu[:, 0])
+    open_ = point.goes_on & (used < steps)
+    while bool(open_.any()):
         assert point.hessian is not None
         hessian = point.hessian()
-        hessian.diagonal().add_(1e-9 * hessian.diagonal().mean() + TINY)
+        diagonal = hessian.diagonal(dim1=1, dim2=2)
+        diagonal.add_(1e-9 * diagonal.mean(1, keepdim=True) + TINY)
         L, info = torch.linalg.cholesky_ex(hessian)
-        if int(info):
-            break
-        direction = -torch.cholesky_solve(point.gradient[:, None], L)[:, 0]
-        slope = float(point.gradient @ direction)
-        if not slope < -accuracy:
-            break
-        first = step = min(1.0, longest, 0.95 / max(float(-direction.min()), 1e-3))  # μ > 0
-        trial = None
-        while used < steps and step > 1e-6:
-            trial = evaluate(mu * (1.0 + step * direction))
-            used += 1
-            if trial is not None and trial.value <= point.value + 0.1 * step * slope:
-                break
-            step, trial = 0.5 * step, None
-        if trial is None:
-            break
-        mu, point = mu * (1.0 + step * direction), trial
-        longest = 2.0 * step if step == first else step
+        direction = -torch.cholesky_solve(point.gradient[:, :, None], L)[:, :, 0]
+        slope = dot(point.gradient, direction)
+        open_ = open_ & (info == 0) & (slope < -accuracy)
+        direction = torch.where(open_[:, None], direction, 0.0)
+        inside = 0.95 / (-direction).amax(1).clamp(min=1e-3)  # μ > 0
+        first = torch.where(open_, torch.minimum(longest, inside).clamp(max=1.0), 0.0)
+        line = Line(evaluate, mu, mu * direction, (0.1, 0.5))
+        step, point, more = line.search(point, slope, first, torch.full_like(first, SHORTEST_NEWTON), steps - used)
+        mu, used = line.at(step), used + more
+        longest = torch.where(step == first, 2.0, 1.0) * step
+        open_ = open_ & (step > 0.0) & point.goes_on & (used < steps)
     return mu, used, point
 
 
-def log_norm(eigenvalues: Tensor, p: float) -> tuple[float, Tensor]:
-    """log of the p-norm of eigenvalues ≥ 0, ≥ log of the largest, and its derivatives."""
-    top = eigenvalues.amax().clamp(min=torch.finfo(eigenvalues.dtype).tiny)
-    ratio = (eigenvalues / top).clamp(min=0.0)
-    total = ratio.pow(p).sum()
-    return float(top.log() + total.log() / p), ratio.pow(p - 1) / (total * top)
+@dataclass(frozen=True)
+class Line:
+    """A way down for each problem, start + step·direction, (B, G) each.
 
-
-def inverse_of(L: Tensor) -> Tensor:
-    """(L Lᵀ)⁻¹, by matrix products: torch.cholesky_inverse is some fifteen times slower at a thousand groups."""
-    X = torch.linalg.solve_triangular(L, torch.eye(len(L), dtype=L.dtype, device=L.device), upper=False)
-    return X.T @ X
-
-
-def mixing(S: Tensor, p: float, turning: bool) -> list[tuple[int, int, float]]:
-    """(i, j, factor) of the second derivative of log ‖S‖_p; negligible ones left out.
-
-    turning: whether S are eigenvalues, whose vectors turn; others have no factors for i ≠ j.
+    rule: how much has to come of the fall that the slope promises; what a step that is not feasible is shortened to.
     """
-    top = S.amax().clamp(min=torch.finfo(S.dtype).tiny)
-    ratio = (S / top).clamp(min=0.0)
-    total = max(float(ratio.pow(p).sum() * top.square()), TINY)
-    result = []
-    for i in range(len(S)):
-        for j in range(i + 1) if turning else (i,):
-            a, b = float(ratio[i]), float(ratio[j])
-            divided = (p - 1) * a ** (p - 2) if a - b < 1e-6 else (a ** (p - 1) - b ** (p - 1)) / (a - b)
-            if divided > 1e-3:
-                result.append((i, j, (1.0 if i == j else 2.0) * divided / total))
-    return result
+
+    evaluate: Evaluate
+    start: Tensor
+    direction: Tensor
+    rule: tuple[float, float]
+
+    def at(self, step: Tensor) -> Tensor:
+        return self.start + step[:, None] * self.direction
+
+    def search(
+        self, point: Point, slope: Tensor, step: Tensor, least: Tensor, budget: Tensor
+    ) -> tuple[Tensor, Point, Tensor]:
+        """From `step` (B,) downwards until the objective falls: (step, point, evaluations); 0 where it never does.
+
+        slope: of the objective, at `point`. Problems whose first step is 0 stay where they are.
+        """
+        promised, shortened = self.rule
+        taken, used, trial = torch.zeros_like(step), torch.zeros_like(budget), point
+        open_ = step > 0.0
+        while bool(open_.any()):
+            trial = self.evaluate(self.at(torch.where(open_, step, taken)))
+            used = used + open_
+            falls = trial.value <= point.value + promised * step * slope
+            taken = torch.where(open_ & falls, step, taken)
+            step = step * torch.where(torch.isfinite(trial.value), 0.5, shortened)
+            open_ = open_ & ~falls & (used < budget) & (step >= least)
+        return taken, trial.where(taken > 0.0, point), used

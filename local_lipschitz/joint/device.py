@@ -7,6 +7,12 @@ from pathlib import Path
 
 import torch
 
+SHARE = 0.5  # of the free memory,
+HELD, HELD_ROWS = 10, 3  # for so many matrices of the size of all groups, and copies of their Q, at once,
+SOLVING = 24  # and for so many such matrices while multipliers are found
+SIDE_BY_SIDE = {"cpu": 100, "cuda": 1500}  # groups up to which problems are solved side by side,
+AT_ONCE = 64  # so many at most
+MAY_BEND = 10  # times these groups: neurons and pairs of a network whose inputs are worked on in step
 UNKNOWN = 4e9  # bytes, where the system does not say
 A_THREAD, A_MULTIPROCESSOR = 2.5e11, 7.5e10  # (groups)³ that each factorises in some seconds, in float64
 
@@ -16,6 +22,25 @@ def largest_cube(device: torch.device) -> float:
     if device.type == "cuda":
         return A_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
     return A_THREAD * torch.get_num_threads()
+
+
+def memory(groups: int, inputs: int) -> float:
+    """Bytes for the rows of so many groups, and what is made of them."""
+    return 8.0 * groups * (HELD * groups + HELD_ROWS * inputs)
+
+
+def problems_at_once(groups: int, device: torch.device) -> int:
+    """How many problems with so many groups are solved side by side: 1 where one by one is as fast."""
+    if groups > SIDE_BY_SIDE[device.type]:
+        return 1
+    return max(1, min(AT_ONCE, int(SHARE * free_memory(device) / (8.0 * SOLVING * max(1, groups) ** 2))))
+
+
+def inputs_at_once(groups: int, inputs: int, device: torch.device) -> int:
+    """How many inputs of a network are worked on in step, where each may have so many groups."""
+    if groups > MAY_BEND * SIDE_BY_SIDE[device.type]:
+        return 1
+    return max(1, min(AT_ONCE, int(SHARE * free_memory(device) / memory(max(1, groups), inputs))))
 
 
 def free_memory(device: torch.device) -> float:

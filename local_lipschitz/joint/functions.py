@@ -16,7 +16,8 @@ from ..joint_operator import Passes, RowErrors, at_once, unit_rows
 from .certificate import ATTEMPTS, LEAST, are_proven, is_proven
 from .descent import Infeasible
 from .groups import RESULT_SLACK, Groups
-from .interior import Wanted, improve
+from .problems import Problem, Wanted
+from .together import Work
 
 
 def rows(operator: Passes, F: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,16 +153,16 @@ class Functions:
 
     def improve(
         self, mu: Tensor, steps: int, each: bool, target: Tensor | None = None, last: bool = True
-    ) -> Tensor:
-        """Better multipliers for the mean of log S_ii (`each`), or else for the largest eigenvalue of S.
+    ) -> Work[Tensor]:
+        """Asks for better multipliers, for the mean of log S_ii (`each`), or else for the largest eigenvalue of S.
 
         `steps` steps at most. Ends where the bounds are below their targets, or seen to stay far above. last: as in
-        interior.py.
+        problems.py.
         """
         if len(mu) == 0:
             return mu
         NN = self.NN_diagonal if each else self.NN
-        found = improve(self.groups, Wanted(self.delta, self.P, NN, target), mu, steps, last)
+        found = yield Problem(self.groups, Wanted(self.delta, self.P, NN, target), mu, steps, last)
         for part in (0.0, 0.01, 0.1, 0.5):
             mixed = found + part * (mu - found) if part else found  # the feasible multipliers are a convex set
             if self.groups.factor(mixed, self.among) is not None:

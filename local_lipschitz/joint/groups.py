@@ -24,7 +24,8 @@ ROOM = 2.0  # times the slack that is asked for, so that a factor still serves w
 class Groups:
     """Q and T of the groups so far, in the order of the layers, and their multipliers μ; in float64.
 
-    spans: (first, end) of each layer of kinks. T is strictly lower triangular by these layers.
+    spans: (first, end) of each layer of kinks that has some; layers: its number among all layers of kinks of the
+    network. T is strictly lower triangular by these layers.
     """
 
     def __init__(self, like: Tensor, inputs: int) -> None:
@@ -33,12 +34,14 @@ class Groups:
         # of each group: μ; ε; τ; √(1 + τ), by which its columns of P and T are stretched; the least μ for the sake of ε
         self.mu, self.error, self.tau, self.stretch, self.least = (like.new_zeros(0) for _ in range(5))
         self.spans: list[tuple[int, int]] = []
+        self.layers: list[int] = []
         self._factor: tuple[Tensor, float, Factor | None] | None = None  # μ, its slack and the factor: the last one
         self._QQ = self.T
         self._sets: tuple[int, Sets | None] = 0, None  # how many layers there were, and their sets
 
-    def extend(self, Q: Tensor, T_rows: Tensor, mu: Tensor, error: Tensor, tau: Tensor) -> None:
+    def extend(self, layer: int, rows: tuple[Tensor, Tensor], mu: Tensor, error: Tensor, tau: Tensor) -> None:
         """A layer of k groups: their rows of Q and T (stretched)."""
+        Q, T_rows = rows
         k, G = len(Q), len(self.mu)
         self.Q = torch.cat([self.Q, Q])
         T = T_rows.new_zeros(G + k, G + k)
@@ -48,6 +51,7 @@ class Groups:
         self.stretch = torch.cat([self.stretch, (1.0 + tau).sqrt() * (1.0 + RESULT_SLACK)])
         self.least = torch.cat([self.least, least_mu(error, tau)])
         self.spans.append((G, G + k))
+        self.layers.append(layer)
 
     @property
     def QQ(self) -> Tensor:

@@ -19,6 +19,7 @@ from .certificate import Random, certify
 from .descent import TINY, Infeasible, TooManyGroups
 from .krylov import BASIS, INSIDE, SMALL_OUTPUT, Top, least, respond, top
 from .row_gains import Gains, random_sums, row_gains
+from .together import Work
 from .tuning import Barrier, improve
 
 ROUNDS, ANOTHER = 3, 0.05  # changes of these directions, at most; of γ: what one has to gain for another to follow
@@ -66,8 +67,9 @@ class PassGroups:
         self.worst: Tensor | None = None  # (1, n) the direction of the input that moves the last layer furthest
         self.finds, self.tuned = 0, False  # tuned: whether the last elements got gains of their own, and μ served these
 
-    def find(self, candidates: Elements) -> Gains:
+    def find(self, candidates: Elements) -> Work[Gains]:
         """Gains of their own where passes are cheap, with μ improved for them."""
+        yield from ()  # asks for nothing: multipliers are found by passes
         self.tuned = self._cheap(candidates.operator, candidates.out_size + self.steps * (SUMS + PROBES))
         if not self.tuned and not self.dear:
             raise TooManyGroups(len(self.mu) + candidates.out_size)
@@ -118,8 +120,9 @@ class PassGroups:
 
     def outputs(
         self, operator: JointOperator, C: Tensor | None, effort: int, target: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Work[tuple[Tensor, Tensor]]:
         """Bounds of the whole output (1,) or of each of C (K, m): certified, and an estimate before refinement."""
+        yield from ()
         if len(self.mu) == 0:
             ones = torch.ones(1 if C is None else len(C), dtype=torch.float64, device=operator.like.device)
             value = certify(operator, self.mu, ones, C, self.random, self.random.tolerance).sqrt()

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..joint_operator import Passes
 from .certificate import Random
-from .descent import GROWTH, Point, descend, log_norm
+from .descent import GROWTH, Point, descend
 from .krylov import INSIDE, respond
+from .sizes import log_norm, mean_log
 
 
 @dataclass(frozen=True)
@@ -43,31 +44,33 @@ def improve(
     tau, probes = barrier.tau, barrier.probes
     share = tau / max(1, len(probes))
 
-    def evaluate(wide: Tensor) -> Point | None:
-        mu = wide.to(dtype)
-        if not bool((torch.isfinite(mu) & (mu > 0)).all()):
-            return None
-        answer = respond(operator, mu, F, warm.get("Y"), INSIDE, probes)
+    def evaluate(wide: Tensor) -> Point:
+        mu = wide[0].to(dtype)
+        answer = None
+        if bool((torch.isfinite(mu) & (mu > 0)).all()):
+            answer = respond(operator, mu, F, warm.get("Y"), INSIDE, probes)
         if answer is None:
-            return None
+            return Point.nowhere(wide)
         SF, Y, E = answer
         S = (F @ SF.T).double()
         if p is None:
-            s = S.diagonal().clamp(min=torch.finfo(dtype).tiny)
-            value, weight = float(s.log().mean()), 1.0 / (s * len(s))
+            s = S.diagonal().clamp(min=torch.finfo(dtype).tiny)[None]
+            value, slopes = mean_log(s, s.new_full((1,), k))
             left, right = E[:k], Y[:k]
         else:
             s, basis = torch.linalg.eigh(0.5 * (S + S.T))
-            value, weight = log_norm(s, p)
+            value, slopes = log_norm(s[None], p)
             left, right = basis.T.to(dtype) @ E[:k], basis.T.to(dtype) @ Y[:k]
         warm["Y"] = Y
-        value += share * float((probes * Y[k:]).sum()) + tau * float(wide.log().sum())
-        weight = torch.cat([weight, weight.new_full((len(probes),), share)])
+        value = value + share * (probes * Y[k:]).sum() + tau * wide.log().sum()
+        weight = torch.cat([slopes[0], s.new_full((len(probes),), share)])
         left, right = torch.cat([left, E[k:]]), torch.cat([right, Y[k:]])
         up, down = (wide * (side.double().square() * weight[:, None]).sum(0) for side in (left, right))
         up, down = up + tau, (1.0 - INSIDE) * down
-        promised = ((up - down).square() / (up + down).clamp(min=torch.finfo(torch.float64).tiny)).sum()
-        return Point(value, up, down, enough=bool(promised < gain))
+        promised = ((up - down).square() / (up + down).clamp(min=torch.finfo(torch.float64).tiny)).sum(1)
+        return Point(value, up, down, torch.zeros_like(value), promised < gain)
 
-    better, used, point = descend(evaluate, mu.double(), steps, growth=GROWTH)
-    return None if point is None else mu if used == 1 else better.to(dtype)
+    better, used, point = descend(evaluate, mu.double()[None], torch.tensor([steps], device=mu.device), growth=GROWTH)
+    if not bool(torch.isfinite(point.value)):
+        return None
+    return mu if int(used) == 1 else better[0].to(dtype)

@@ -8,9 +8,9 @@ where rows are affordable, the joint bound of that one element (docs/joint_bound
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from .blocks import Block, Plan, plans
 from .kinks import SLOPE_SLACK, Kinks, Reads
 from .operator import Elements, JointOperator
 from .pooling import Winners, pairs, play, tournament
+
+X = TypeVar("X")
+Work = Generator[Any, Any, X]  # what `Groups` ask for on the way is handed on, and so are the answers
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Found(Protocol):
 class Groups(Protocol):
     """Keeps what is known of the uncertain groups so far, in order: one w and one v each."""
 
-    def find(self, candidates: Elements) -> Found:
+    def find(self, candidates: Elements) -> Work[Found]:
         """Smaller gains of elements that the next layer of kinks reads."""
 
     def add(self, found: Any, kept: Tensor, elements: Elements) -> None:
@@ -65,7 +68,7 @@ class Groups(Protocol):
 
 def build(
     graph: Graph, x0: Tensor, eps: float, product: Mapping[str, Source], operator: JointOperator, groups: Groups
-) -> list[tuple[str, float]]:
+) -> Work[list[tuple[str, float]]]:
     """Fill `operator`, still without blocks, with the network around x0 (1, *shape); its kinks become `groups`.
 
     product: what the product bound knows of each layer, for this input and eps. Returns the gain of each block.
@@ -75,7 +78,7 @@ def build(
     known, growth = {INPUT: Known(x0.double(), ones, ones, 1.0)}, []
     for plan in blocks:
         off = product[plan.stage.nonlinear[0]].off[0]
-        y0, (down, up) = _Builder(operator, plan, known, eps, groups).add_block(off)
+        y0, (down, up) = yield from _Builder(operator, plan, known, eps, groups).add_block(off)
         gain = min(float(torch.maximum(down, up).norm()) * (1.0 + SLOPE_SLACK), _passed_on(plan, known, product))
         gain = min(gain, groups.layer_gain(operator, gain) if gain > 0.0 else 0.0)
         known[plan.name] = Known(y0[None], down[None], up[None], gain)
@@ -129,7 +132,7 @@ class _Builder:
     eps: float
     groups: Groups
 
-    def add_block(self, off: Tensor) -> tuple[Tensor, Interval]:
+    def add_block(self, off: Tensor) -> Work[tuple[Tensor, Interval]]:
         """Append it; nominal value and reach of its output. off: what rounding may have changed in its stage's."""
         like, plan = self.operator.like, self.plan
         y0 = plan.stage.affine({name: self.known[name].y0 for name in plan.stage.sources})[0]
@@ -139,14 +142,15 @@ class _Builder:
         levels = tournament(plan.pool, y0.device) if plan.pool else []
         self.operator.blocks.append(Block(plan, stage.entries(channels_last) if beside else stage, sizes, levels))
         if plan.pool:
-            y0, off, down, up = self._add_pool(y0, off, down, up)
+            y0, off, down, up = yield from self._add_pool(y0, off, down, up)
         if plan.activation is None:
             return y0, (down, up)
         everywhere = torch.ones_like(y0, dtype=torch.bool)
-        reads = self._add_kinks(Reads(plan.activation, y0, off, down, up, everywhere), beside=beside and not plan.pool)
-        return plan.activation.apply(y0), reads.image(self.eps)
+        reads = Reads(plan.activation, y0, off, down, up, everywhere, self.eps)
+        reads = yield from self._add_kinks(reads, beside=beside and not plan.pool)
+        return plan.activation.apply(y0), reads.image
 
-    def _add_pool(self, y0: Tensor, off: Tensor, down: Tensor, up: Tensor) -> list[Tensor]:
+    def _add_pool(self, y0: Tensor, off: Tensor, down: Tensor, up: Tensor) -> Work[list[Tensor]]:
         """Append the levels of the tournament; y0, off, down and up of the pooled elements."""
         assert self.plan.pool is not None
         x = Winners(*(v.flatten(1) for v in (y0, off, self.eps * up, self.eps * down)))
@@ -159,26 +163,26 @@ class _Builder:
         y0, off, down, up = pooled = [v.reshape(shape) for v in (x.y0, x.off, x.down / self.eps, x.up / self.eps)]
         alive = torch.ones_like(y0, dtype=torch.bool)
         if self.plan.activation is not None:
-            s_lo, s_hi = Reads(self.plan.activation, y0, off, down, up, alive).slopes(self.eps)
+            s_lo, s_hi = Reads(self.plan.activation, y0, off, down, up, alive, self.eps).slopes
             alive = (s_lo != 0) | (s_hi != 0)
         for reads, sizes in zip(pairs(levels, played, alive.flatten(1), self.eps), moved, strict=True):
-            self._add_kinks(reads, sizes)
+            yield from self._add_kinks(reads, sizes)
         return pooled
 
-    def _add_kinks(self, reads: Reads, moved: Tensor | None = None, beside: bool = False) -> Reads:
+    def _add_kinks(self, reads: Reads, moved: Tensor | None = None, beside: bool = False) -> Work[Reads]:
         """Append the next layer of kinks; what it reads, within the gains that were found."""
         block, like = self.operator.blocks[-1], self.operator.like
-        index = reads.uncertain(self.eps)
+        index = reads.uncertain
         if len(index):
-            found = self.groups.find(Elements(self.operator, index, like.new_ones(len(index))))
+            found = yield from self.groups.find(Elements(self.operator, index, like.new_ones(len(index))))
             kept = torch.ones_like(index, dtype=torch.bool)
             if found.gains is not None:
                 reads = reads.within(index, found.gains)
-                kept = torch.isin(index, reads.uncertain(self.eps))
+                kept = torch.isin(index, reads.uncertain)
             index = index[kept]
             if len(index):
                 gains = reads.reach.flatten()[index].to(like)
                 self.groups.add(found, kept, Elements(self.operator, index, gains))
-        kinks = Kinks.centred(reads, self.eps, index, like.dtype, moved)
+        kinks = Kinks.centred(reads, index, like.dtype, moved)
         block.kinks.append(kinks.channels_last() if beside else kinks)
         return reads

@@ -16,7 +16,7 @@ SLOPE_SLACK = 1e-10  # outward, for the rounding of float64 gains and slopes
 
 @dataclass(frozen=True)
 class Reads:
-    """What a layer of kinks reads: y within y0 ± off at x0, and −down ≤ Δy/‖x − x0‖ ≤ up on the ball.
+    """What a layer of kinks reads: y within y0 ± off at x0, and −down ≤ Δy/‖x − x0‖ ≤ up on the ball of radius eps.
 
     op: the z = φ(y) that it computes. All tensors (*shape), float64. needed: False where z never matters in the end.
     """
@@ -27,38 +27,43 @@ class Reads:
     down: Tensor
     up: Tensor
     needed: Tensor
+    eps: float
 
     @property
     def reach(self) -> Tensor:
         """|Δy| ≤ reach·‖x − x0‖."""
         return torch.maximum(self.down, self.up)
 
-    def sides(self, eps: float) -> tuple[Interval, Interval]:
+    @cached_property
+    def sides(self) -> tuple[Interval, Interval]:
         """Anchored secant slopes to the left and to the right; 0 where y cannot move to that side."""
-        outward = eps * (1.0 + SLOPE_SLACK)
+        outward = self.eps * (1.0 + SLOPE_SLACK)
         left, _ = self.op.sided_slopes(self.y0, outward * self.down, self.off)
         _, right = self.op.sided_slopes(self.y0, outward * self.up, self.off)
         return left, right
 
-    def slopes(self, eps: float) -> Interval:
+    @property
+    def slopes(self) -> Interval:
         """Anchored secant slopes [s_lo, s_hi]."""
-        left, right = self.sides(eps)
+        left, right = self.sides
         falls, rises = self.down > 0, self.up > 0
         s_lo, s_hi = merged(left, right)
         s_lo, s_hi = (torch.where(rises, s, side) for s, side in zip((s_lo, s_hi), left, strict=True))
         return torch.where(falls, s_lo, right[0]), torch.where(falls, s_hi, right[1])
 
-    def image(self, eps: float) -> Interval:
+    @property
+    def image(self) -> Interval:
         """(down, up) of z."""
-        left, right = self.sides(eps)
+        left, right = self.sides
         down = torch.maximum(left[1] * self.down, -right[0] * self.up)
         up = torch.maximum(-left[0] * self.down, right[1] * self.up)
         down, up = (torch.where(self.needed, way, 0.0).clamp(min=0.0) * (1.0 + SLOPE_SLACK) for way in (down, up))
         return down, up
 
-    def uncertain(self, eps: float) -> Tensor:
+    @property
+    def uncertain(self) -> Tensor:
         """The flat positions of those that may bend and matter."""
-        s_lo, s_hi = self.slopes(eps)
+        s_lo, s_hi = self.slopes
         return ((s_hi > s_lo) & self.needed).flatten().nonzero()[:, 0]
 
     def within(self, at: Tensor, reach: Tensor) -> Reads:
@@ -87,15 +92,16 @@ class Kinks:
     moved: Tensor
 
     @classmethod
-    def centred(cls, reads: Reads, eps: float, index: Tensor, dtype: torch.dtype, moved: Tensor | None = None) -> Kinks:
+    def centred(cls, reads: Reads, index: Tensor, dtype: torch.dtype, moved: Tensor | None = None) -> Kinks:
         """c and ρ in the working dtype, [s_lo, s_hi] inside [c − ρ, c + ρ] on `index`; exact slopes elsewhere."""
-        s_lo, s_hi = (torch.where(reads.needed, s, 0.0) for s in reads.slopes(eps))  # never matters: any slope, no kink
+        s_lo, s_hi = (torch.where(reads.needed, s, 0.0) for s in reads.slopes)  # never matters: any slope, no kink
         c = (0.5 * (s_lo + s_hi)).to(dtype)
         at = c.double().flatten()[index]
         rho = torch.maximum(s_hi.flatten()[index] - at, at - s_lo.flatten()[index])
         if moved is None:
             moved = 2.0 * torch.maximum(s_lo.abs(), s_hi.abs()) * reads.reach
-        return cls(c, index, (rho * (1.0 + 4.0 * torch.finfo(dtype).eps)).to(dtype), reads, moved)
+        kept = replace(reads)  # without the slopes, which would be held as long as the kinks are
+        return cls(c, index, (rho * (1.0 + 4.0 * torch.finfo(dtype).eps)).to(dtype), kept, moved)
 
     def to(self, dtype: torch.dtype) -> Kinks:
         """The same kinks in another dtype, and in the plain order."""

@@ -98,9 +98,9 @@ def pairs(levels: list[Level], played: list[Winners], alive: Tensor, eps: float)
     reads = []
     for i in range(len(levels) - 1, -1, -1):
         d = played[i]
-        reads.append(Reads(RELU, d.y0, d.off, d.down / eps, d.up / eps, alive))
+        reads.append(Reads(RELU, d.y0, d.off, d.down / eps, d.up / eps, alive, eps))
         if i > 0:
-            s_lo, s_hi = reads[-1].slopes(eps)
+            s_lo, s_hi = reads[-1].slopes
             before = torch.zeros(alive.shape[0], len(levels[i - 1].a), dtype=torch.int32, device=alive.device)
             before.index_add_(1, levels[i].a, (alive & (s_lo < 1)).int())
             before.index_add_(1, levels[i].b, (alive & (s_hi > 0)).int())

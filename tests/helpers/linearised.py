@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from local_lipschitz.joint.certificate import Random
 from local_lipschitz.joint.dense import DenseGroups
 from local_lipschitz.joint.passes import PassGroups
+from local_lipschitz.joint.together import alone
 from local_lipschitz.joint_operator import JointOperator
 from local_lipschitz.joint_operator.build import build
 from local_lipschitz.product.propagation import propagate
@@ -23,7 +24,7 @@ def linearised(net: nn.Module, x0: Tensor, eps: float) -> tuple[JointOperator, A
     way = DenseGroups if x0.dtype is torch.float64 else PassGroups
     groups = way(operator.like, graph, 3, Random(1e-10, 1e-3, 0))
     product = propagate(graph, x0, torch.tensor([eps]), StageNorms(x0.dtype, graph, 1e-3, 1e-9, True, 0)).sources
-    build(graph, x0, eps, product, operator, groups)
+    alone(build(graph, x0, eps, product, operator, groups))
     return operator, groups
 
 

@@ -8,7 +8,8 @@ from torch import nn
 
 import local_lipschitz.joint.groups as groups_module
 from local_lipschitz.joint.dense import Functions, rows
-from local_lipschitz.joint.interior import Interior, Wanted
+from local_lipschitz.joint.interior import Interior
+from local_lipschitz.joint.problems import Problem, Wanted
 
 P_NORM, TAU = 8.0, 0.01
 
@@ -40,13 +41,14 @@ def test_value_and_derivatives(seed, eliminated, each, targets, monkeypatch):
     wanted = Wanted(f.delta, f.P, f.NN_diagonal if each else f.NN, target).relative
     start = groups.mu
     mu = start * torch.linspace(1.0, 1.2, len(start), dtype=torch.float64)
-    point = Interior(groups, wanted, start, torch.float64, whole=False).point(mu, P_NORM, TAU)
+    problem, tau = Problem(groups, wanted, start, 1), torch.tensor([TAU], dtype=torch.float64)
+    point = Interior([problem], torch.float64, whole=False).point(mu[None], P_NORM, tau)
     log_mu = mu.log().requires_grad_()
     value = objective(groups, f, log_mu, each, target)
     (gradient,) = torch.autograd.grad(value, log_mu)
     assert point.value == pytest.approx(value.item(), rel=1e-8, abs=1e-8)
-    torch.testing.assert_close(point.gradient, gradient, rtol=1e-6, atol=1e-9)
-    whole = Interior(groups, wanted, start, torch.float64).point(mu, P_NORM, TAU, second=True)
+    torch.testing.assert_close(point.gradient[0], gradient, rtol=1e-6, atol=1e-9)
+    whole = Interior([problem], torch.float64).point(mu[None], P_NORM, tau, second=True)
     torch.testing.assert_close(point.up, whole.up, rtol=1e-7, atol=1e-12)
     if each and not targets:
         return
@@ -58,7 +60,7 @@ def test_value_and_derivatives(seed, eliminated, each, targets, monkeypatch):
     (slope,) = torch.autograd.grad(along(still, 0.0), still)
     concave = torch.outer(slope, slope) + TAU * torch.eye(len(mu))  # of the logarithms: left out
     true = torch.autograd.functional.hessian(along, still) + concave
-    torch.testing.assert_close(whole.hessian(), true, rtol=1e-2, atol=1e-2 * float(true.diagonal().amax()))
+    torch.testing.assert_close(whole.hessian()[0], true, rtol=1e-2, atol=1e-2 * float(true.diagonal().amax()))
 
 
 def test_windows_are_sets():

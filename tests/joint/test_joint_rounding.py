@@ -12,6 +12,7 @@ from local_lipschitz import joint_bound
 from local_lipschitz.joint.certificate import Random, are_proven, is_proven
 from local_lipschitz.joint.dense import DenseGroups
 from local_lipschitz.joint.functions import Functions
+from local_lipschitz.joint_operator import JointOperator
 from local_lipschitz.layers.graph import Graph
 
 DTYPES = [torch.float32, torch.float64]
@@ -176,6 +177,7 @@ class Wanted:
     """One element, as far as `add` asks."""
 
     out_size = 1
+    operator = JointOperator((5,), [], None, torch.zeros(()))
 
 
 def test_evaluations_at_other_eps_draw_other_vectors():

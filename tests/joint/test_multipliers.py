@@ -13,6 +13,7 @@ import local_lipschitz.joint.dense as joint_dense
 from local_lipschitz import joint_bound
 from local_lipschitz.joint.certificate import Random, certify
 from local_lipschitz.joint.dense import rows
+from local_lipschitz.joint.together import alone
 
 
 def oracle(K: Tensor, m: int, n: int, mu: Tensor) -> float:
@@ -79,7 +80,7 @@ def test_optimum(seed, eps):
         pytest.skip("nothing uncertain, or too much for the oracle")
     K, m, n = matrices(operator), operator.out_size, x0.numel()
     mu = groups.mu.clone()
-    value = float(groups.outputs(operator, None, 200)[0])
+    value = float(alone(groups.outputs(operator, None, 200))[0])
     if not bool(K[:m].any()):
         assert value < 1e-9  # a constant output: what rounding may add
         return
@@ -87,7 +88,7 @@ def test_optimum(seed, eps):
     assert value <= 1.01 * best and best <= 1.05 * value
     # and the value by the theorem itself: ‖H‖ ≤ 1 at the multipliers that prove it
     function = joint_dense.Functions(groups, *rows(operator, torch.eye(m, dtype=torch.float64)))
-    better = function.improve(mu, 200, False)
+    better = alone(function.improve(mu, 200, False))
     gamma = float(function.bounds(better, False)) ** 2
     D, R = torch.cat([K.new_ones(n), better]).sqrt(), torch.cat([K.new_full((m,), gamma), better]).rsqrt()
     assert float(torch.linalg.matrix_norm(R[:, None] * K * D, 2)) <= 1 + 1e-9
@@ -98,7 +99,7 @@ def test_certificate_repairs_what_exceeds_one(seed):
     """certify() with multipliers and γ that are too small still returns a valid γ', by the powers of s."""
     net, x0 = random_convolutional(random.Random(seed))
     operator, groups = linearised(net, x0, 0.3)
-    gamma = float(groups.outputs(operator, None, 30)[0]) ** 2
+    gamma = float(alone(groups.outputs(operator, None, 30))[0]) ** 2
     if not operator.groups or gamma == 0.0:
         pytest.skip("nothing uncertain, or a constant output")
     K, m, n = matrices(operator), operator.out_size, x0.numel()
