@@ -24,7 +24,7 @@ from .first_kinks import step_work
 from .functions import Functions, rows
 from .groups import CANCELLED, RESULT_SLACK, TAU, Groups, least_mu
 from .krylov import BASIS, SMALL_OUTPUT
-from .passes import ROUGH, ROUNDS
+from .passes import FAR_BELOW, ROUGH, ROUNDS
 from .together import Work
 
 ALONE = 200  # effort from which each output gets multipliers of its own: about a per cent, at twice the cost
@@ -33,7 +33,6 @@ WORK = 2e12  # multiplications spent on rows, or
 ROWS = 600  # times those of the operator
 TUNED = 256  # functions that stand for all those of a layer when its multipliers are tuned
 SURE = 1e-6  # that values are below their targets before they are proven
-FAR_BELOW = 1e-6  # of a first bound: the least target; the square of a smaller one might vanish
 
 
 class DenseGroups(Groups):

@@ -20,7 +20,7 @@ from .descent import TINY, Infeasible, TooManyGroups
 from .krylov import BASIS, INSIDE, SMALL_OUTPUT, Top, least, respond, top
 from .row_gains import Gains, random_sums, row_gains
 from .together import Work
-from .tuning import Barrier, improve
+from .tuning import Barrier, Objective, improve, of_all, of_the_whole, of_the_worst
 
 ROUNDS, ANOTHER = 3, 0.05  # changes of these directions, at most; of γ: what one has to gain for another to follow
 PLAIN = ((16.0, 0.0),)  # p of the norm that smooths the largest eigenvalue, and τ of the barrier
@@ -39,6 +39,7 @@ SOLVE = 12  # passes of the whole network that the gain of an element may take
 SUMS, PROBES = 32, 16  # of a layer's elements, for which μ is improved; vectors of the barrier
 GAIN, LAST_GAIN = 5e-3, 1e-3  # of log γ: what another step has to promise on the way, and at the end
 PASSES_SLACK = 1e-9  # outward, on a gain by passes
+FAR_BELOW = 1e-6  # of a first bound: the least target; the square of a smaller one might vanish
 
 Found = TypeVar("Found", Tensor, Top)
 
@@ -46,6 +47,22 @@ Found = TypeVar("Found", Tensor, Top)
 def cheap(solves: int, cost: int, device: torch.device, spent: float = 0.0) -> bool:
     """Whether the gains of so many elements of a network are affordable by passes, beside the work that is done."""
     return spent + solves * SOLVE * cost <= WORK[device.type]
+
+
+def _objective(p: float, tau: float, each: bool, aims: bool) -> Objective:
+    """Of the last multipliers: the norm of the whole output, or of `each` function, the worst where there are targets.
+
+    Without a barrier all functions count even so: a single one would hardly keep W from its boundary.
+    """
+    if not each:
+        return partial(of_the_whole, p=p)
+    return partial(of_the_worst, p=p) if aims and tau > 0.0 else of_all
+
+
+def _units(bounds: Tensor, target: Tensor | None) -> Tensor:
+    """Those in which functions are compared: their targets, none too far below its bound; 1 where there are none."""
+    unit = torch.ones_like(bounds) if target is None else target.to(bounds).maximum(FAR_BELOW * bounds)
+    return torch.where(unit > 0.0, unit, 1.0)
 
 
 def middle(operator: Passes, delta: Tensor) -> Tensor:
@@ -78,7 +95,7 @@ class PassGroups:
             return Gains(None)
         if len(self.mu):
             F = random_sums(candidates, SUMS, self.random)
-            self._improve(candidates, F, self.steps, None, CENTRAL[0][1], GAIN)
+            self._improve(candidates, F, self.steps, of_all, CENTRAL[0][1], GAIN)
         self.finds += 1
         return Gains(row_gains(candidates, self.mu, self.random, self.random.share / (self.finds * (self.finds + 1))))
 
@@ -107,8 +124,8 @@ class PassGroups:
                 self.worst = best.delta
                 return known
             if not self.tuned and float(best.gamma) > WORTH * least(operator, best.F):
-                before, raised = self.mu, TIGHT
-                self._improve(operator, best.F, self.steps, *PLAIN[0], GAIN)
+                before, raised, (p, tau) = self.mu, TIGHT, PLAIN[0]
+                self._improve(operator, best.F, self.steps, partial(of_the_whole, p=p), tau, GAIN)
                 better = self._top(operator, WAY, BASIS)
                 if bool(better.gamma < best.gamma):
                     best = better
@@ -133,18 +150,20 @@ class PassGroups:
         rounds = ROUNDS if rows is None else 1
         gamma, F = self._estimate(operator, rows, C is not None)
         before, best, mu = gamma.sqrt(), gamma, self.mu
+        unit, size = _units(before, target), torch.sum if target is None else torch.amax
         stages = CENTRAL if self._cheap(operator, effort * (len(F) + PROBES)) else PLAIN
         for p, tau in stages * rounds:
             if target is not None and bool((best.sqrt() * (1.0 + ROUGH) <= target).all()):
                 break
             try:
                 steps = max(2, effort // (rounds * len(stages)))
-                if not self._improve(operator, F, steps, p if C is None else None, tau, LAST_GAIN):
+                relative, objective = (F / unit[:, None]).to(F), _objective(p, tau, C is not None, target is not None)
+                if not self._improve(operator, relative, steps, objective, tau, LAST_GAIN):
                     break
                 gamma, F = self._estimate(operator, rows, C is not None)
             except Infeasible:
                 break
-            gained = 1.0 - float(gamma.sum() / best.sum())
+            gained = 1.0 - float(size(gamma / unit.square()) / size(best / unit.square()))
             if gained > 0.0:  # not always: other directions may have become larger
                 best, mu = gamma, self.mu
             if gained < ANOTHER and tau == 0.0:  # without the barrier more may be gained
@@ -167,10 +186,12 @@ class PassGroups:
         S = self._repaired(exactly)
         return (S.diagonal() if each else torch.linalg.eigvalsh(0.5 * (S + S.T))[-1:]), rows
 
-    def _improve(self, operator: Passes, F: Tensor, steps: int, p: float | None, tau: float, gain: float) -> bool:
+    def _improve(self, operator: Passes, F: Tensor, steps: int, objective: Objective, tau: float, gain: float) -> bool:
         """Better multipliers for the directions F; False where nothing was to be gained."""
         before, barrier = self.mu, Barrier.around(self.mu, PROBES if tau else 0, tau, self.random)
-        self.mu = self._repaired(partial(improve, operator, F=F, steps=steps, p=p, gain=gain, barrier=barrier))
+        self.mu = self._repaired(
+            partial(improve, operator, F=F, steps=steps, objective=objective, gain=gain, barrier=barrier)
+        )
         return self.mu is not before
 
     def _matters(self, operator: JointOperator, known: float, gain: float) -> bool:

@@ -5,6 +5,7 @@ Nothing here is a bound: certificate.py and row_gains.py are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,29 @@ from .certificate import Random
 from .descent import GROWTH, Point, descend
 from .krylov import INSIDE, respond
 from .sizes import log_norm, mean_log
+
+# Of S (k, k): what is to become small, (1,), and its derivatives (k,) by vᵀSv for the columns v of a basis, or by S_ii
+Objective = Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]
+
+
+def of_all(S: Tensor) -> tuple[Tensor, Tensor, None]:
+    """The mean of log S_ii: each function counts, whatever its size."""
+    s = S.diagonal().clamp(min=torch.finfo(S.dtype).tiny)[None]
+    value, slopes = mean_log(s, s.new_full((1,), len(S)))
+    return value, slopes[0], None
+
+
+def of_the_worst(S: Tensor, p: float) -> tuple[Tensor, Tensor, None]:
+    """The log of the p-norm of the S_ii: those that are largest count, in units that make them comparable."""
+    value, slopes = log_norm(S.diagonal()[None], p)
+    return value, slopes[0], None
+
+
+def of_the_whole(S: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The log of the p-norm of the eigenvalues."""
+    s, basis = torch.linalg.eigh(0.5 * (S + S.T))
+    value, slopes = log_norm(s[None], p)
+    return value, slopes[0], basis
 
 
 @dataclass(frozen=True)
@@ -34,9 +58,9 @@ class Barrier:
 
 
 def improve(
-    operator: Passes, mu: Tensor, F: Tensor, steps: int, p: float | None, gain: float, barrier: Barrier
+    operator: Passes, mu: Tensor, F: Tensor, steps: int, objective: Objective, gain: float, barrier: Barrier
 ) -> Tensor | None:
-    """Better multipliers for the outputs F (k rows): mean of log S_ii (p None), or p-norm of F S Fᵀ.
+    """Better multipliers for the outputs F (k rows): a smaller objective of F S Fᵀ.
 
     Ends where a step promises less than `gain`; then it may return `mu` itself. None where W(μ) is not ≻ 0.
     """
@@ -52,18 +76,11 @@ def improve(
         if answer is None:
             return Point.nowhere(wide)
         SF, Y, E = answer
-        S = (F @ SF.T).double()
-        if p is None:
-            s = S.diagonal().clamp(min=torch.finfo(dtype).tiny)[None]
-            value, slopes = mean_log(s, s.new_full((1,), k))
-            left, right = E[:k], Y[:k]
-        else:
-            s, basis = torch.linalg.eigh(0.5 * (S + S.T))
-            value, slopes = log_norm(s[None], p)
-            left, right = basis.T.to(dtype) @ E[:k], basis.T.to(dtype) @ Y[:k]
+        value, weight, basis = objective((F @ SF.T).double())
+        left, right = (E[:k], Y[:k]) if basis is None else (basis.T.to(dtype) @ x[:k] for x in (E, Y))
         warm["Y"] = Y
         value = value + share * (probes * Y[k:]).sum() + tau * wide.log().sum()
-        weight = torch.cat([slopes[0], s.new_full((len(probes),), share)])
+        weight = torch.cat([weight, weight.new_full((len(probes),), share)])
         left, right = torch.cat([left, E[k:]]), torch.cat([right, Y[k:]])
         up, down = (wide * (side.double().square() * weight[:, None]).sum(0) for side in (left, right))
         up, down = up + tau, (1.0 - INSIDE) * down

@@ -15,7 +15,7 @@ from local_lipschitz import joint_bound
 from local_lipschitz.joint.certificate import Random
 from local_lipschitz.joint.descent import TooManyGroups
 from local_lipschitz.joint.row_gains import Feasible, _gains, random_sums, row_gains
-from local_lipschitz.joint.tuning import Barrier, improve
+from local_lipschitz.joint.tuning import Barrier, improve, of_all
 from local_lipschitz.joint_operator import Elements
 
 CHANCE = 1e-10
@@ -140,7 +140,7 @@ def test_the_barrier_keeps_its_distance(tau):
     before = truth(K, 5, groups.mu)[0].diagonal().log().mean()
     reached = []
     for barrier in (Barrier.around(groups.mu, 0, 0.0, chance), Barrier.around(groups.mu, 16, tau, chance)):
-        mu = improve(operator, groups.mu, F, 30, None, 1e-6, barrier)
+        mu = improve(operator, groups.mu, F, 30, of_all, 1e-6, barrier)
         S, s = truth(K, 5, mu)
         assert s < 1.0 and bool(S.diagonal().log().mean() < before)
         reached.append(s)
