@@ -18,11 +18,11 @@ from torch import Tensor
 
 from .lbfgs import Pairs, dot
 
-FIRST_STEP, LATER_STEP = 0.5, 2.0  # in log μ, at most: the first one, and later ones
+FIRST_STEP = 0.5  # in log μ, the largest change
 TINY = 1e-290
 STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
 PATIENCE = 6
-GROWTH, AFTER = 2.0, 1.5  # of a step over the one before, at most; after one that was too long at first
+GROWTH = 1.5  # of a step over the one before, at most
 SHORTEST, SHORTEST_NEWTON = 1e-7, 1e-6  # steps that are not tried: in log μ, and relative to Newton's
 
 
@@ -85,12 +85,14 @@ def affordable(steps: int, size: int, dear: int, power: int, least: int) -> int:
 
 
 def descend(
-    evaluate: Evaluate, mu: Tensor, steps: Tensor, stall: float = STALL, growth: float = math.inf
-) -> tuple[Tensor, Tensor, Point]:
-    """Minimise over θ = log μ from a feasible start; `steps` (B,) evaluations at most: (μ, evaluations, last point).
+    evaluate: Evaluate, mu: Tensor, steps: Tensor, stall: float = STALL, longest: Tensor | float = FIRST_STEP
+) -> tuple[Tensor, Tensor, Point, Tensor]:
+    """Minimise over θ = log μ from a feasible start: (μ, evaluations, last point, how long a next step may be).
 
-    Ends where the value falls by less than `stall` over PATIENCE steps. growth: of a step over the one before, at most;
-    after one that was too long at first, AFTER.
+    Ends after `steps` (B,) evaluations, or where the value falls by less than `stall` over PATIENCE steps. longest:
+    what max |Δθ| of the first step may be. Later ones may be GROWTH times as long as the longest since one was too
+    long, or as that was in the end: L-BFGS does not see the boundary of the feasible, only such lengths tell how near
+    it is.
 
     L-BFGS with the inverse of |positive| + |negative| part of the gradient as its initial Hessian: each part is the
     curvature that its group has by itself. Backtracks from infeasible points, so every iterate is feasible.
@@ -100,7 +102,7 @@ def descend(
         return evaluate(theta.exp())
 
     point, used, theta, start = evaluate(mu), torch.ones_like(steps), mu.log(), mu
-    pairs, values, longest = Pairs(theta), list[Tensor](), torch.full_like(point.value, math.inf)
+    pairs, values, longest = Pairs(theta), list[Tensor](), longest * torch.ones_like(point.value)
     open_ = point.goes_on & (used < steps)
     while bool(open_.any()):
         values.append(point.value)
@@ -112,15 +114,15 @@ def descend(
         largest = direction.abs().amax(1)
         open_ = open_ & (largest > 0.0) & torch.isfinite(largest)
         direction = torch.where(open_[:, None], direction, 0.0)
-        longest = torch.minimum(longest, torch.where(pairs.any, LATER_STEP, FIRST_STEP) / largest).clamp(max=1.0)
-        first = torch.where(open_, longest, 0.0)
+        first = torch.where(open_, (longest / largest).clamp(max=1.0), 0.0)
         line = Line(objective, theta, direction, (1e-4, 0.3))
         step, trial, more = line.search(point, dot(point.gradient, direction), first, SHORTEST / largest, steps - used)
         pairs.add(step[:, None] * direction, trial.gradient - point.gradient)
         theta, point, used = line.at(step), trial, used + more
-        longest = step * torch.where(step == first, growth, AFTER)
         open_ = open_ & (step > 0.0) & point.goes_on & (used < steps)
-    return torch.where((used > 1)[:, None], theta.exp(), start), used, point
+        length = torch.where(step > 0.0, step * largest, 0.0)
+        longest = torch.maximum(torch.where((step > 0.0) & (step < first), length, longest), GROWTH * length)
+    return torch.where((used > 1)[:, None], theta.exp(), start), used, point, longest
 
 
 def newton(evaluate: Evaluate, mu: Tensor, steps: Tensor, accuracy: float) -> tuple[Tensor, Tensor, Point]:

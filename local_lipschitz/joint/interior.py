@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .descent import GROWTH, STALL, Point, descend, newton
+from .descent import FIRST_STEP, STALL, Point, descend, newton
 from .first_kinks import Acts, FirstKinks, Sets
 from .problems import Axis, Problem, side_by_side
 from .sizes import log_norm, mean_log, mixing
@@ -46,15 +46,16 @@ def improve(problems: Sequence[Problem]) -> list[Tensor]:
     first, size = problems[0], max(len(p.mu) for p in problems)
     newtons, last, aims = size <= NEWTON, first.last, first.wanted.target is not None
     rough = Interior(problems, torch.float64 if size <= SINGLE else torch.float32, newtons)
-    exact = rough
-    mu, left = rough.start, torch.full((len(problems),), first.steps, device=first.mu.device)
+    exact, mu = rough, rough.start
+    left = torch.full_like(rough.sizes, first.steps, dtype=torch.long)
+    longest = torch.full_like(rough.sizes, FIRST_STEP)
     stages = (CENTRAL, *STAGES) if last and first.steps >= FEWEST and not newtons else STAGES
     for p, scaled_tau in stages:
         tau = scaled_tau / rough.sizes
         if scaled_tau > EASY or not newtons:
             share = left if (p, scaled_tau) == stages[-1] else torch.minimum(left, (left // 2).clamp(min=FEWEST))
-            stall, growth = (STALL, math.inf) if newtons else (max(STALL, STALLED * scaled_tau), GROWTH)
-            mu, used, point = descend(partial(rough.point, p=p, tau=tau), mu, share, stall, growth)
+            stall, evaluate = STALL if newtons else max(STALL, STALLED * scaled_tau), partial(rough.point, p=p, tau=tau)
+            mu, used, point, longest = descend(evaluate, mu, share, stall, longest)  # the boundary is where it was
         else:
             if exact.dtype is not torch.float64:
                 exact = Interior(problems, torch.float64)

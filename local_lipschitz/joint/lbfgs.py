@@ -22,11 +22,6 @@ class Pairs:
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # s, y, 1/(s·y)
         self.last, self.inner = torch.zeros_like(like), torch.zeros_like(like[:, 0])  # y and s·y of the last pair
 
-    @property
-    def any(self) -> Tensor:
-        """(B,) whether there is a pair."""
-        return self.inner > 0.0
-
     def add(self, s: Tensor, y: Tensor) -> None:
         """A step and its change of the gradient, (B, G) each."""
         inner = dot(s, y)
@@ -55,7 +50,7 @@ class Pairs:
             a = dot(s, q) * inverse
             q = q - a[:, None] * y
             kept.append(a)
-        own = torch.where(self.any, self.inner / dot(self.last, self.last / scale), 1.0)
+        own = torch.where(self.inner > 0.0, self.inner / dot(self.last, self.last / scale), 1.0)
         q = q / scale * own[:, None]
         for (s, y, inverse), a in zip(self.pairs, reversed(kept), strict=True):
             q = q + (a - dot(y, q) * inverse)[:, None] * s

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..joint_operator import Passes
 from .certificate import Random
-from .descent import GROWTH, Point, descend
+from .descent import Point, descend
 from .krylov import INSIDE, respond
 from .sizes import log_norm, mean_log
 
@@ -87,7 +87,7 @@ def improve(
         promised = ((up - down).square() / (up + down).clamp(min=torch.finfo(torch.float64).tiny)).sum(1)
         return Point(value, up, down, torch.zeros_like(value), promised < gain)
 
-    better, used, point = descend(evaluate, mu.double()[None], torch.tensor([steps], device=mu.device), growth=GROWTH)
+    better, used, point, _ = descend(evaluate, mu.double()[None], torch.tensor([steps], device=mu.device))
     if not bool(torch.isfinite(point.value)):
         return None
     return mu if int(used) == 1 else better[0].to(dtype)
