@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
-from .lbfgs import Pairs, dot
+from .lbfgs import Pairs
 
 FIRST_STEP = 0.5  # in log μ, the largest change
 TINY = 1e-290
@@ -67,7 +68,7 @@ class Point:
     @property
     def goes_on(self) -> Tensor:
         """(B,) whether a better one is wanted, and to be had from here."""
-        return torch.isfinite(self.value) & ~self.enough
+        return (self.value < math.inf) & ~self.enough
 
     def where(self, here: Tensor, other: Point) -> Point:
         """The values of problems `here` (B,), those of `other` elsewhere, where no derivatives are wanted any more."""
@@ -112,11 +113,11 @@ def descend(
         scale = scale + 1e-3 * scale.mean(1, keepdim=True) + torch.finfo(theta.dtype).tiny
         direction = pairs.direction(point.gradient, scale)
         largest = direction.abs().amax(1)
-        open_ = open_ & (largest > 0.0) & torch.isfinite(largest)
+        open_ = open_ & (largest > 0.0) & (largest < math.inf)
         direction = torch.where(open_[:, None], direction, 0.0)
         first = torch.where(open_, (longest / largest).clamp(max=1.0), 0.0)
-        line = Line(objective, theta, direction, (1e-4, 0.3))
-        step, trial, more = line.search(point, dot(point.gradient, direction), first, SHORTEST / largest, steps - used)
+        line, slope = Line(objective, theta, direction, (1e-4, 0.3)), vecdot(point.gradient, direction)
+        step, trial, more = line.search(point, slope, first, SHORTEST / largest, steps - used)
         pairs.add(step[:, None] * direction, trial.gradient - point.gradient)
         theta, point, used = line.at(step), trial, used + more
         open_ = open_ & (step > 0.0) & point.goes_on & (used < steps)
@@ -139,7 +140,7 @@ def newton(evaluate: Evaluate, mu: Tensor, steps: Tensor, accuracy: float) -> tu
         diagonal.add_(1e-9 * diagonal.mean(1, keepdim=True) + TINY)
         L, info = torch.linalg.cholesky_ex(hessian)
         direction = -torch.cholesky_solve(point.gradient[:, :, None], L)[:, :, 0]
-        slope = dot(point.gradient, direction)
+        slope = vecdot(point.gradient, direction)
         open_ = open_ & (info == 0) & (slope < -accuracy)
         direction = torch.where(open_[:, None], direction, 0.0)
         inside = 0.95 / (-direction).amax(1).clamp(min=1e-3)  # μ > 0
@@ -182,6 +183,9 @@ class Line:
             used = used + open_
             falls = trial.value <= point.value + promised * step * slope
             taken = torch.where(open_ & falls, step, taken)
-            step = step * torch.where(torch.isfinite(trial.value), 0.5, shortened)
-            open_ = open_ & ~falls & (used < budget) & (step >= least)
-        return taken, trial.where(taken > 0.0, point), used
+            open_ = open_ & ~falls & (used < budget)
+            if bool(open_.any()):
+                step = step * torch.where(trial.value < math.inf, 0.5, shortened)
+                open_ = open_ & (step >= least)
+        moved = taken > 0.0
+        return taken, trial if bool(moved.all()) else trial.where(moved, point), used

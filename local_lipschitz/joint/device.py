@@ -10,7 +10,7 @@ import torch
 SHARE = 0.5  # of the free memory,
 HELD, HELD_ROWS = 10, 3  # for so many matrices of the size of all groups, and copies of their Q, at once,
 SOLVING = 24  # and for so many such matrices while multipliers are found
-SIDE_BY_SIDE = {"cpu": 100, "cuda": 1500}  # groups up to which problems are solved side by side,
+SIDE_BY_SIDE = {"cpu": 150, "cuda": 1500}  # groups up to which problems are solved side by side,
 AT_ONCE = 64  # so many at most
 MAY_BEND = 10  # times these groups: neurons and pairs of a network whose inputs are worked on in step
 UNKNOWN = 4e9  # bytes, where the system does not say

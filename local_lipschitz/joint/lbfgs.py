@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot, vector_norm
 
 MEMORY = 12  # pairs that are kept
 CURVED = 1e-12  # cosine between a step and what it changed in the gradient, at least
-
-
-def dot(x: Tensor, y: Tensor) -> Tensor:
-    """(B,) from (B, G)."""
-    return (x * y).sum(1)
 
 
 class Pairs:
@@ -24,8 +20,8 @@ class Pairs:
 
     def add(self, s: Tensor, y: Tensor) -> None:
         """A step and its change of the gradient, (B, G) each."""
-        inner = dot(s, y)
-        curved = inner > CURVED * s.norm(dim=1) * y.norm(dim=1)
+        inner = vecdot(s, y)
+        curved = inner > CURVED * vector_norm(s, dim=1) * vector_norm(y, dim=1)
         if not bool(curved.any()):
             return
         self.inner = torch.where(curved, inner, self.inner)
@@ -36,7 +32,7 @@ class Pairs:
     def direction(self, gradient: Tensor, scale: Tensor) -> Tensor:
         """−H·gradient, H the inverse Hessian that starts from diag(1/scale); where that leads uphill, without pairs."""
         found = self._two_loop(gradient, scale)
-        uphill = ~(dot(gradient, found) < 0.0)
+        uphill = ~(vecdot(gradient, found) < 0.0)
         if not bool(uphill.any()):
             return found
         keep = (~uphill).to(gradient)
@@ -47,11 +43,11 @@ class Pairs:
     def _two_loop(self, gradient: Tensor, scale: Tensor) -> Tensor:
         q, kept = gradient, list[Tensor]()
         for s, y, inverse in reversed(self.pairs):
-            a = dot(s, q) * inverse
+            a = vecdot(s, q) * inverse
             q = q - a[:, None] * y
             kept.append(a)
-        own = torch.where(self.inner > 0.0, self.inner / dot(self.last, self.last / scale), 1.0)
+        own = torch.where(self.inner > 0.0, self.inner / vecdot(self.last, self.last / scale), 1.0)
         q = q / scale * own[:, None]
         for (s, y, inverse), a in zip(self.pairs, reversed(kept), strict=True):
-            q = q + (a - dot(y, q) * inverse)[:, None] * s
+            q = q + (a - vecdot(y, q) * inverse)[:, None] * s
         return -q
