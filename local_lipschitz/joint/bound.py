@@ -33,7 +33,7 @@ from .passes import PassGroups, cheap
 from .together import Work, alone, together
 
 VALUE_SLACK = 1e-9  # outward, on the value
-ON_THE_WAY = {"dense": 7, "passes": 10}  # one step in so many is spent on each layer on the way
+ON_THE_WAY = 10  # one step in so many is spent on each layer on the way
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -68,8 +68,8 @@ def joint_bound(
     value ≤ `local_bound` at the same x0 and eps. Where the joint bound cannot be computed the product bound is returned
     and `status` says why.
 
-    effort: the number of steps taken on the multipliers of the whole network; a seventh of them is spent on each layer
-    on the way, a tenth by passes. A step is a Cholesky factorisation in the number of uncertain neurons, or some ten
+    effort: the number of steps taken on the multipliers of the whole network; a tenth of them is spent on each layer on
+    the way, or somewhat more. A step is a Cholesky factorisation in the number of uncertain neurons, or some ten
     forward and backward passes where these are many. The bound is valid after any number. target: (B, K), or (B, 1)
     without `outputs`; the work ends once every value is at most its target, or seen to stay a tenth above it. None: as
     small as `effort` allows. by_passes: whether inputs with too many uncertain neurons for dense algebra are bounded by
@@ -168,7 +168,7 @@ class Job:
         dtype = torch.float64 if exact else working_dtype(self.graph.stages, x0.dtype)
         operator = JointOperator(self.graph.in_shape, [], None, x0.new_zeros((), dtype=dtype))
         random = Random(self.failure_probability / (1 + len(self.graph.stages)), self.tolerance, self.seed, eps)
-        steps = max(2, self.effort // ON_THE_WAY["dense" if dense else "passes"])
+        steps = max(2, self.effort // ON_THE_WAY)
         if dense:
             groups: DenseGroups | PassGroups = DenseGroups(operator.like, self.graph, steps, random)
         else:

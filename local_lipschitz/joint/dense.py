@@ -23,6 +23,7 @@ from .factor import Factor
 from .first_kinks import step_work
 from .functions import Functions, rows
 from .groups import CANCELLED, RESULT_SLACK, TAU, Groups, least_mu
+from .interior import NEWTON
 from .krylov import BASIS, SMALL_OUTPUT
 from .passes import FAR_BELOW, ROUGH, ROUNDS
 from .together import Work
@@ -31,6 +32,7 @@ ALONE = 200  # effort from which each output gets multipliers of its own: about 
 DEAR, LEAST_STEPS = 2000, 3  # groups, none eliminated, from which fewer steps are taken, since each is dearer; how few
 WORK = 2e12  # multiplications spent on rows, or
 ROWS = 600  # times those of the operator
+MORE = 4 / 3  # times the steps on the way, where the last multipliers begin from there, and not near their optimum
 TUNED = 256  # functions that stand for all those of a layer when its multipliers are tuned
 SURE = 1e-6  # that values are below their targets before they are proven
 
@@ -54,7 +56,8 @@ class DenseGroups(Groups):
             raise TooManyGroups(total)
         found = Functions(self, *rows(candidates))
         if len(self.mu):
-            self.mu = yield from found.some(TUNED).improve(self.mu, self._affordable(self.steps), True, last=False)
+            steps = self.steps if len(self.mu) <= NEWTON else round(MORE * self.steps)
+            self.mu = yield from found.some(TUNED).improve(self.mu, self._affordable(steps), True, last=False)
         return found
 
     def _affordable(self, steps: int) -> int:
