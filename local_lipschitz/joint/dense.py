@@ -32,7 +32,7 @@ ALONE = 200  # effort from which each output gets multipliers of its own: about 
 DEAR, LEAST_STEPS = 2000, 3  # groups, none eliminated, from which fewer steps are taken, since each is dearer; how few
 WORK = 2e12  # multiplications spent on rows, or
 ROWS = 600  # times those of the operator
-MORE = 4 / 3  # times the steps on the way, where the last multipliers begin from there, and not near their optimum
+MORE = 4 / 3  # times the steps on the way where kinks are too many for Newton steps, which end at the optimum anyway
 TUNED = 256  # functions that stand for all those of a layer when its multipliers are tuned
 SURE = 1e-6  # that values are below their targets before they are proven
 

@@ -1,4 +1,4 @@
-"""What a device has and can do: that decides whether the rows of all groups are kept."""
+"""What a device has and can do: whether the rows of all groups are kept, and how many inputs go at once."""
 
 from __future__ import annotations
 
