@@ -24,6 +24,7 @@ TINY = 1e-290
 STALL = 3e-4  # of the objective (a logarithm), over PATIENCE steps
 PATIENCE = 6
 GROWTH = 1.5  # of a step over the one before, at most
+RAISED = 1e-9  # of the Hessian's diagonal, for rounding
 SHORTEST, SHORTEST_NEWTON = 1e-7, 1e-6  # steps that are not tried: in log μ, and relative to Newton's
 
 
@@ -44,13 +45,14 @@ class Point:
     """B objectives at some μ (B, G): their values, their gradients up − down in log μ, and their Hessians (B, G, G).
 
     value: (B,), ∞ where μ is not feasible, and then the rest means nothing. up, down ≥ 0: (B, G), the positive and the
-    negative part. excess: (B,) log of S over its target, of the largest or a little more. enough: (B,) no more is
-    wanted.
+    negative part; 0 where a place is only filled up. sizes: (B,) groups of each problem. excess: (B,) log of S over its
+    target, of the largest or a little more. enough: (B,) no more is wanted.
     """
 
     value: Tensor
     up: Tensor
     down: Tensor
+    sizes: Tensor
     excess: Tensor
     enough: Tensor
     hessian: Callable[[], Tensor] | None = None
@@ -59,7 +61,7 @@ class Point:
     def nowhere(cls, mu: Tensor) -> Point:
         """At μ that are not feasible."""
         value, nothing = torch.full_like(mu[:, 0], math.inf), torch.zeros_like(mu)
-        return cls(value, nothing, nothing, value, torch.zeros_like(value, dtype=torch.bool))
+        return cls(value, nothing, nothing, value, value, torch.zeros_like(value, dtype=torch.bool))
 
     @property
     def gradient(self) -> Tensor:
@@ -110,7 +112,7 @@ def descend(
         if len(values) > PATIENCE:
             open_ = open_ & (values[-1 - PATIENCE] - point.value >= stall)
         scale = point.up + point.down
-        scale = scale + 1e-3 * scale.mean(1, keepdim=True) + torch.finfo(theta.dtype).tiny
+        scale = scale + (1e-3 / point.sizes * scale.sum(1))[:, None] + torch.finfo(theta.dtype).tiny
         direction = pairs.direction(point.gradient, scale)
         largest = direction.abs().amax(1)
         open_ = open_ & (largest > 0.0) & (largest < math.inf)
@@ -136,8 +138,7 @@ def newton(evaluate: Evaluate, mu: Tensor, steps: Tensor, accuracy: float) -> tu
     while bool(open_.any()):
         assert point.hessian is not None
         hessian = point.hessian()
-        diagonal = hessian.diagonal(dim1=1, dim2=2)
-        diagonal.add_(1e-9 * diagonal.mean(1, keepdim=True) + TINY)
+        hessian.diagonal(dim1=1, dim2=2).mul_(1.0 + RAISED).add_(TINY)
         L, info = torch.linalg.cholesky_ex(hessian)
         direction = -torch.cholesky_solve(point.gradient[:, :, None], L)[:, :, 0]
         slope = vecdot(point.gradient, direction)

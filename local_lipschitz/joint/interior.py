@@ -35,6 +35,7 @@ SINGLE = 500  # groups, from which the other steps are in single precision
 FEWEST = 10  # quasi-Newton steps of a stage, of those that are left
 STALLED = 5e-3  # of τ: a fall of the objective that is not worth waiting for in a stage without Newton steps
 SURE = {torch.float64: 1e-6, torch.float32: 1e-3}  # that values are below their targets before they are proven
+KEPT = 26  # bits of the multipliers that are found; near its least the bound hardly depends on further ones
 FAR = 1.1  # times its target: a value that is seen to stay above that
 
 
@@ -66,7 +67,13 @@ def improve(problems: Sequence[Problem]) -> list[Tensor]:
             left = torch.where(point.excess - hidden > 2.0 * math.log(FAR), 0, left)
         if not bool((left > 1).any()):
             break
-    return [mu[b, at] for b, at in enumerate(rough.places)]
+    return [rounded(mu[b, at]) for b, at in enumerate(rough.places)]
+
+
+def rounded(mu: Tensor) -> Tensor:
+    """To KEPT bits: problems beside it change the last digits of the results of one, and these are forgotten here."""
+    mantissa, exponent = torch.frexp(mu)
+    return torch.ldexp((mantissa * 2.0**KEPT).round() * 2.0**-KEPT, exponent)
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,9 @@ class Solved:
 class Interior:
     """The objectives of alike problems in a dtype of its own, in units of the multipliers at the start (B, G).
 
-    sizes, counts: (B,) kinks and functions of each. first: the kinks that are eliminated at each μ (first_kinks.py),
-    where that pays, of a problem by itself whose W need not be whole; T and P are of the others.
+    real: (B, G) 1 for kinks, 0 for places that are only filled up. sizes, counts: (B,) kinks and functions of each.
+    first: the kinks that are eliminated at each μ (first_kinks.py), where that pays, of a problem by itself whose W
+    need not be whole; T and P are of the others.
     """
 
     def __init__(self, problems: Sequence[Problem], dtype: torch.dtype, whole: bool = True) -> None:
@@ -98,6 +106,7 @@ class Interior:
         own, self.dtype = problems[0].wanted, dtype
         self.each, self.aims = own.each, own.target is not None
         self.start, self.places = side_by_side([p.mu for p in problems], kinks, fill=1.0), kinks.places
+        self.real = side_by_side([torch.ones_like(p.mu) for p in problems], kinks)
         self.sizes, self.counts = (self.start.new_tensor(axis.counts) for axis in (kinks, functions))
         self.slack = self.start.new_tensor([p.groups.slack(len(p.wanted.P)) for p in problems])[:, None]
         self.least = side_by_side([p.groups.least / p.mu for p in problems], kinks)
@@ -139,7 +148,8 @@ class Interior:
         Y = torch.linalg.solve_triangular(L.mT, X, upper=True)
         E = self.P.mT + self.T.mT @ Y
         S = NN + ((P * self.P).sum(2) + X.square().sum(1) if self.each else P @ self.P.mT + X.mT @ X)
-        log_det = (2.0 * L.diagonal(dim1=1, dim2=2).double().log() - later.double().log()).sum(1)
+        log_dets = 2.0 * L.diagonal(dim1=1, dim2=2).double().log() - later.double().log()
+        log_det = (log_dets * self.real[:, k:]).sum(1)
         full = Full(L, self.T, self.spans) if second else None
         inverse, through = (full.diagonal, full.through) if full is not None else diagonals(L, self.T, self.spans)
         if gone is not None:
@@ -161,15 +171,15 @@ class Interior:
             E, Y = E @ basis.to(self.dtype), Y @ basis.to(self.dtype)
         S = S.clamp(min=torch.finfo(torch.float64).tiny)
         value, slopes = log_norm(S, p) if by_norm else mean_log(S, self.counts)
-        weight, own_tau = slopes[:, :, None].to(self.dtype), tau[:, None].to(self.dtype)
+        weight, own_tau = slopes[:, :, None].to(self.dtype), (tau[:, None] * self.real).to(self.dtype)
         up = x * ((E.square() @ weight)[:, :, 0] + own_tau * solved.through) + own_tau
         down = x * ((Y.square() @ weight)[:, :, 0] + own_tau * solved.diagonal)
 
         def hessian() -> Tensor:
             # d²S = 2 RᵀW⁻¹R with R = T dμ E − dμ Y; what makes the logarithms concave is left out
             assert solved.full is not None
-            weighted = E * weight.mT, Y * weight.mT
-            H = solved.full.second(weighted[0] @ E.mT, weighted[1] @ E.mT, weighted[1] @ Y.mT, own_tau[:, :, None])
+            EE, YE, YY = ((A * weight.mT) @ B.mT for A, B in ((E, E), (Y, E), (Y, Y)))
+            H = solved.full.second(EE, YE, YY, tau[:, None, None].to(self.dtype))
             if by_norm:
                 i, j, factors = mixing(S, p, turning=not self.each)
                 J = E[:, :, i] * E[:, :, j] - Y[:, :, i] * Y[:, :, j]
@@ -178,7 +188,7 @@ class Interior:
             return H * x[:, :, None] * x[:, None]
 
         enough = (S.amax(1) <= 1.0 - SURE[self.dtype]) & self.aims
-        return Point(value - tau * solved.log_det, up.double(), down.double(), value, enough, hessian)
+        return Point(value - tau * solved.log_det, up.double(), down.double(), self.sizes, value, enough, hessian)
 
 
 def _scaled(problem: Problem, dtype: torch.dtype, k: int) -> list[Tensor]:

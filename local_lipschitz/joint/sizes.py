@@ -41,7 +41,8 @@ def mixing(S: Tensor, p: float, turning: bool) -> tuple[Tensor, Tensor, Tensor]:
         divided = 2.0 * divided - torch.diag_embed(divided.diagonal(dim1=1, dim2=2))
     else:
         divided = torch.diag_embed((p - 1) * ratio.pow(p - 2))
-    i, j = (divided > NEGLIGIBLE).any(0).nonzero(as_tuple=True)
+    divided = torch.where(divided > NEGLIGIBLE, divided, 0.0)
+    i, j = divided.any(0).nonzero(as_tuple=True)
     total = (powers.sum(1, keepdim=True) * top.square()).clamp(min=TINY)
     return i, j, divided[:, i, j] / total
 

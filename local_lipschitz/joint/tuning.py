@@ -85,7 +85,7 @@ def improve(
         up, down = (wide * (side.double().square() * weight[:, None]).sum(0) for side in (left, right))
         up, down = up + tau, (1.0 - INSIDE) * down
         promised = ((up - down).square() / (up + down).clamp(min=torch.finfo(torch.float64).tiny)).sum(1)
-        return Point(value, up, down, torch.zeros_like(value), promised < gain)
+        return Point(value, up, down, torch.full_like(value, len(mu)), torch.zeros_like(value), promised < gain)
 
     better, used, point, _ = descend(evaluate, mu.double()[None], torch.tensor([steps], device=mu.device))
     if not bool(torch.isfinite(point.value)):

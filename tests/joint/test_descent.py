@@ -23,7 +23,7 @@ def objective(which, limit=math.inf):
         value = torch.where((mu <= limit).all(1), (up + down).sum(1), math.inf)
         nothing = torch.zeros_like(value)
         hessian = torch.diag_embed(2.0 * down)
-        return Point(value, up, down, nothing, nothing > 0.0, lambda: hessian.clone())
+        return Point(value, up, down, nothing + G, nothing, nothing > 0.0, lambda: hessian.clone())
 
     return evaluate
 
@@ -89,7 +89,7 @@ def test_minima_near_the_boundary():
         total, room = (c * mu).sum(1), 1.0 - (b.square() / mu).sum(1)
         value = torch.where(room > 0.0, total.log() - tau * room.log(), math.inf)
         up, down = c * mu / total[:, None], tau * b.square() / mu / room[:, None]
-        return Point(value, up, down, 0.0 * total, total < 0.0)
+        return Point(value, up, down, 0.0 * total + G, 0.0 * total, total < 0.0)
 
     mu, used, point, _ = descend(evaluate, 20.0 * b.square(), torch.full((5,), 15))
     assert bool((used <= 15).all())
