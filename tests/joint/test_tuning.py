@@ -38,7 +38,7 @@ def test_derivatives_of_objectives(objective):
     assert float(weight @ along) == pytest.approx(difference, rel=1e-7)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_by_passes_the_hard_target_decides(seed, passes_only):
     """Out of reach for one of ten outputs: that one is bounded lower than where each counts, the others not."""
     net, x0 = some_net(seed)
