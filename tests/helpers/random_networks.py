@@ -51,6 +51,14 @@ def random_network(seed: int, scale: float = 1.0) -> tuple[nn.Sequential, Tensor
     return rng.choice([random_dense, random_convolutional])(rng, scale)
 
 
+def wide_network(seed: int) -> tuple[nn.Sequential, Tensor]:
+    """Three layers of 100 to 60 neurons, some 200 of which bend at ε = 1, and ten outputs; an input (1, 30)."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(30, 100), nn.ReLU(), nn.Linear(100, 80), nn.ReLU(), nn.Linear(80, 60), nn.ReLU(),
+                        nn.Linear(60, 10)).eval()  # fmt: skip
+    return net, torch.randn(1, 30)
+
+
 def _drawn(net: nn.Sequential, rng: random.Random, scale: float) -> nn.Sequential:
     """Gaussian weights of varied size; now and then a row is zero or a layer is dead."""
     generator = torch.Generator().manual_seed(rng.randrange(2**31))

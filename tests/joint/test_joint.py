@@ -18,12 +18,6 @@ from local_lipschitz.lower_bounds import gradient_lower_bound, random_lower_boun
 from local_lipschitz.reading.read import read
 
 
-@pytest.fixture
-def passes_only(monkeypatch):
-    """No group is few enough for the dense path."""
-    monkeypatch.setattr(joint_dense, "SHARE", -1.0)
-
-
 def quantised(net: nn.Module, x0: Tensor) -> Tensor:
     """Round all weights and the input to multiples of 1/2: exact ties in windows, neurons at exactly zero."""
     with torch.no_grad():

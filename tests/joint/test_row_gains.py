@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from linearised import linearised, matrices
-from random_networks import random_convolutional, random_network
+from random_networks import random_convolutional, random_network, wide_network
 from torch import Tensor, nn
 
 import local_lipschitz.joint.bound as joint_bound_module
@@ -150,10 +150,7 @@ def test_the_barrier_keeps_its_distance(tau):
 @pytest.mark.parametrize("seed", range(3))
 def test_by_passes_as_tight_as_dense(seed, monkeypatch):
     """Within 15 %, from one side of the limit of dense algebra to the other; without gains of elements it is not."""
-    torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(30, 100), nn.ReLU(), nn.Linear(100, 80), nn.ReLU(), nn.Linear(80, 60), nn.ReLU(),
-                        nn.Linear(60, 10)).eval()  # fmt: skip
-    x0 = torch.randn(1, 30)
+    net, x0 = wide_network(seed)
     dense = float(joint_bound(net, x0, 1.0))
 
     def too_many(*arguments):

@@ -4,25 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from random_networks import wide_network
 
-import local_lipschitz.joint.dense as joint_dense
 from local_lipschitz import joint_bound
 from local_lipschitz.joint.tuning import of_all, of_the_whole, of_the_worst
-
-
-@pytest.fixture
-def passes_only(monkeypatch):
-    """No group is few enough for the dense path."""
-    monkeypatch.setattr(joint_dense, "SHARE", -1.0)
-
-
-def some_net(seed: int) -> tuple[nn.Module, Tensor]:
-    """One with some 200 kinks at ε = 1, and ten outputs."""
-    torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(30, 100), nn.ReLU(), nn.Linear(100, 80), nn.ReLU(), nn.Linear(80, 60), nn.ReLU(),
-                        nn.Linear(60, 10)).eval()  # fmt: skip
-    return net, torch.randn(1, 30)
 
 
 @pytest.mark.parametrize("objective", [of_all, partial(of_the_worst, p=8.0), partial(of_the_whole, p=8.0)])
@@ -41,7 +26,7 @@ def test_derivatives_of_objectives(objective):
 @pytest.mark.parametrize("seed", range(2))
 def test_by_passes_the_hard_target_decides(seed, passes_only):
     """Out of reach for one of ten outputs: that one is bounded lower than where each counts, the others not."""
-    net, x0 = some_net(seed)
+    net, x0 = wide_network(seed)
     without = joint_bound(net, x0, 1.0, outputs=torch.eye(10))
     target = without.value.clone()
     target[0, seed] *= 0.3
@@ -56,7 +41,7 @@ def test_by_passes_the_hard_target_decides(seed, passes_only):
 
 def test_by_passes_units_do_not_matter(passes_only):
     """Outputs in other units with their targets, and a target of 0 or ∞ for one without any gain."""
-    net, x0 = some_net(0)
+    net, x0 = wide_network(0)
     C = torch.eye(10)
     plain = joint_bound(net, x0, 1.0, outputs=C)
     assert plain.status == ["passes"] and plain.groups[0] > 100
